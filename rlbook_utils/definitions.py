@@ -1,0 +1,41 @@
+"""Take definitions from a chapter without running it."""
+
+import ast
+import functools
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
+
+
+@functools.cache
+def load_chapter(name: str) -> ModuleType:
+    """The imports, functions, classes and UPPER_CASE constants of ``chapters/<name>.py`` as a module.
+
+    Nothing else of the chapter runs. Worker processes receive the module's functions by value, as they do
+    from a notebook. Raises FileNotFoundError, naming the chapters that exist.
+    """
+    path = CHAPTERS / f"{name}.py"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in CHAPTERS.glob("ch*.py")))
+        raise FileNotFoundError(f"There is no chapter {name!r}; there are: {known}.")
+    tree = ast.parse(path.read_text(encoding="utf8"), str(path))
+    tree.body = [node for node in tree.body if _defines(node)]
+    module = ModuleType(f"rlbook_chapter_{name}", ast.get_docstring(tree))
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    exec(compile(tree, str(path), "exec"), module.__dict__)
+    cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+def _defines(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
+        return True
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return all(isinstance(target, ast.Name) and target.id.isupper() for target in targets)
+    return False
