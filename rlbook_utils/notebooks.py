@@ -6,7 +6,6 @@ prose changed, the outputs stay.
 
 import argparse
 import hashlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from rlbook_utils.definitions import CHAPTERS
+from rlbook_utils.run import budget
 
 
 def code_hash(notebook: NotebookNode) -> str:
@@ -57,7 +57,7 @@ def update(path: Path, *, force: bool = False) -> str:
         notebook.metadata["rlbook"] = {
             "code_hash": digest,
             "seconds": round(seconds),
-            "budget": os.environ.get("RLBOOK_BUDGET", "laptop"),
+            "budget": budget(),
         }
         done = f"executed in {seconds:.0f} s"
     nbformat.write(notebook, stored_path)

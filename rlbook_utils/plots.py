@@ -95,7 +95,7 @@ def bands(axes: Axes, x: Sequence[float], curves: np.ndarray, label: str, **line
 
 def bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
     """One horizontal bar per name: the mean over seeds, its 95 % interval, and each seed as a dot."""
-    for row, (name, seeds) in enumerate(values.items()):
+    for row, seeds in enumerate(values.values()):
         mean, (low, high) = np.mean(seeds), bootstrap(np.asarray(seeds, float)[:, None])
         axes.barh(row, mean, height=0.6, color=COLOURS[row % len(COLOURS)], alpha=0.75)
         axes.errorbar(mean, row, xerr=[[mean - low[0]], [high[0] - mean]], color=INK, capsize=3)

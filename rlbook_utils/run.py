@@ -141,10 +141,7 @@ def watch(
     The first interrupt stops after the unit of work in hand; everything learned until then is in the result.
     """
     run, began, drawn, saved = Run(), time.perf_counter(), 0.0, time.perf_counter()
-    if save_to and Path(save_to).exists():
-        earlier = load_checkpoint(save_to)["history"]
-    else:
-        earlier = None
+    earlier = load_checkpoint(save_to)["history"] if save_to and Path(save_to).exists() else None
     bar, curve = display(HTML("starting …"), display_id=True), None
     with deferred_interrupt() as stop:
         progress = None

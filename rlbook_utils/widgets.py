@@ -16,6 +16,7 @@ from IPython.display import display
 from rlbook_utils import plots
 from rlbook_utils.run import Progress, Run
 
+_WIDE = {"description_width": "9em"}
 _BOOK_NOTE = '<div class="rlbook-book-only" style="display:none">{}</div>'
 
 
@@ -94,9 +95,7 @@ class Panel:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.sliders = {f.name: _slider(f, getattr(config, f.name)) for f in dataclasses.fields(config) if "low" in f.metadata}
-        self.seed = widgets.BoundedIntText(
-            value=0, min=0, max=2**31 - 1, description="seed", style={"description_width": "9em"}
-        )
+        self.seed = widgets.BoundedIntText(value=0, min=0, max=2**31 - 1, description="seed", style=_WIDE)
         self.train_button = widgets.Button(description="Train", icon="play", button_style="primary")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.reset_button = widgets.Button(description="Reset", icon="refresh")
@@ -158,7 +157,8 @@ class Panel:
                 if last or time.perf_counter() - drawn > 0.7:
                     self.picture.value = plots.to_png(plots.live_curve(self.run, self.metric, self.floor, self.earlier))
                     drawn = time.perf_counter()
-                self.status.value = f"{'' if not last else 'Done. ' if self.run.finished else 'Stopped. '}{self.run.unit} {progress.step} of {progress.total}"
+                word = "" if not last else "Done: " if self.run.finished else "Stopped: "
+                self.status.value = f"{word}{progress.unit} {progress.step} of {progress.total}"
                 if last:
                     self.run.state = progress.state()
                     break
@@ -182,7 +182,7 @@ def panel(train: Callable[..., Iterator[Progress]], config: Any, *, metric: str 
 def _slider(field: dataclasses.Field, value: float) -> widgets.Widget:
     low, high, step = field.metadata["low"], field.metadata["high"], field.metadata["step"]
     common = {"description": field.name.replace("_", " "), "tooltip": field.metadata["help"],
-              "style": {"description_width": "9em"}, "layout": widgets.Layout(width="30em")}  # fmt: skip
+              "style": _WIDE, "layout": widgets.Layout(width="30em")}  # fmt: skip
     if isinstance(value, int):
         return widgets.IntSlider(value=value, min=low, max=high, step=step or 1, **common)
     return widgets.FloatSlider(value=value, min=low, max=high, step=step or (high - low) / 100, readout_format=".3g", **common)

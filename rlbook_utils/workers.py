@@ -1,5 +1,6 @@
 """Worker processes that run what a notebook's cell defines."""
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -28,7 +29,5 @@ def spawn(function: Callable, *arguments: object) -> tuple[BaseProcess, Connecti
 def _run(connection: Connection, payload: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     function, arguments = cloudpickle.loads(payload)
-    try:
+    with contextlib.suppress(EOFError, BrokenPipeError):
         function(connection, *arguments)
-    except (EOFError, BrokenPipeError):
-        pass
