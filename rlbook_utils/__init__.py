@@ -7,5 +7,6 @@ machine without a display it is pointed at the software renderer before any chap
 import os
 import sys
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the book makes no network request
 if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "osmesa")

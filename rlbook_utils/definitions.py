@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import cloudpickle
-
 CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
 
 
@@ -15,8 +13,8 @@ CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
 def load_chapter(name: str) -> ModuleType:
     """The imports, functions, classes and UPPER_CASE constants of ``chapters/<name>.py`` as a module.
 
-    Nothing else of the chapter runs. Worker processes receive the module's functions by value, as they do
-    from a notebook. Raises FileNotFoundError, naming the chapters that exist.
+    Nothing else of the chapter runs. The module leaves ``sys.modules`` again, so that cloudpickle sends what it
+    defines to worker processes by value, as from a notebook. Raises FileNotFoundError, naming the chapters there are.
     """
     path = CHAPTERS / f"{name}.py"
     if not path.exists():
@@ -26,9 +24,11 @@ def load_chapter(name: str) -> ModuleType:
     tree.body = [node for node in tree.body if _defines(node)]
     module = ModuleType(f"rlbook_chapter_{name}", ast.get_docstring(tree))
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module
-    exec(compile(tree, str(path), "exec"), module.__dict__)
-    cloudpickle.register_pickle_by_value(module)
+    sys.modules[module.__name__] = module  # dataclasses look their module up while they are made
+    try:
+        exec(compile(tree, str(path), "exec"), module.__dict__)
+    finally:
+        del sys.modules[module.__name__]
     return module
 
 
@@ -37,5 +37,6 @@ def _defines(node: ast.stmt) -> bool:
         return True
     if isinstance(node, ast.Assign | ast.AnnAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return all(isinstance(target, ast.Name) and target.id.isupper() for target in targets)
+        names = [n for target in targets for n in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        return all(isinstance(name, ast.Name) and name.id.isupper() for name in names)
     return False

@@ -208,7 +208,7 @@ def main() -> None:
 
     lines = []
     for measurement in measurements:
-        if arguments.row in ("", measurement.row):
+        if arguments.row in ("", measurement.row) and (measurement.metrics or write):
             new = headlines(measurement, collect(measurement, seeds, write))
             for line in new:
                 print(json.dumps(line), flush=True)

@@ -24,6 +24,8 @@ from safetensors.torch import save_file
 
 from rlbook_utils import plots
 
+torch.set_num_threads(1)  # the book's networks are small: a second thread costs more than it brings
+
 BUDGETS = ("smoke", "laptop", "full")
 T = TypeVar("T")
 

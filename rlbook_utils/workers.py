@@ -1,33 +1,35 @@
 """Worker processes that run what a notebook's cell defines."""
 
 import contextlib
-import multiprocessing
-import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 import cloudpickle
 
-_context = multiprocessing.get_context("spawn")  # forking a process that has started threads can deadlock
 
-
-def spawn(function: Callable, *arguments: object) -> tuple[BaseProcess, Connection]:
+def spawn(function: Callable, *arguments: object) -> tuple[subprocess.Popen, Connection]:
     """Start ``function(connection, *arguments)`` in a fresh process; return the process and our end of the pipe.
 
-    The function travels by value (cloudpickle), so an edited cell counts. The process ignores Ctrl-C, which is
-    its parent's to handle, and ends when the parent's end of the pipe is closed.
+    The function travels by value (cloudpickle), so an edited cell counts, and the process never imports the
+    caller's main module. It is out of Ctrl-C's reach and ends when our end of the pipe is closed.
     """
-    ours, theirs = _context.Pipe()
-    payload = cloudpickle.dumps((function, arguments))
-    process = _context.Process(target=_run, args=(theirs, payload), daemon=True)
-    process.start()
+    ours, theirs = Pipe()
+    command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
     theirs.close()
+    ours.send_bytes(cloudpickle.dumps((function, arguments)))
     return process, ours
 
 
-def _run(connection: Connection, payload: bytes) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    function, arguments = cloudpickle.loads(payload)
-    with contextlib.suppress(EOFError, BrokenPipeError):
+def _main() -> None:
+    connection = Connection(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, ConnectionError):
+        function, arguments = cloudpickle.loads(connection.recv_bytes())
         function(connection, *arguments)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,1853 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Evolution: learning without gradients
+#
+# **What you will build.** A genetic algorithm that spells *Hello World!* and then balances a pole; an evolution
+# strategy that teaches a two-legged body to run; and the machinery that spreads it over processes and machines while
+# sending only a few numbers between them.
+#
+# | | |
+# |---|---|
+# | **You need** | Python and loops; a neural network as "matrix, bias, ReLU, repeat". No backpropagation in this chapter. |
+# | **Time** | About eight minutes for all cells on two cores, half of it for the running body. The first result is immediate. |
+# | **Memory** | Under 2 GB. No GPU. |
+# | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
+#
+# The chapter accompanies chapter 6 of {cite:t}`zai2020`. Its systems are rebuilt here from scratch and measured over
+# several seeds; where the printed code goes wrong, you will see the symptom.
+
+# %%
+import pickle
+import random
+import string
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from multiprocessing.connection import Connection
+from subprocess import Popen
+from typing import NamedTuple
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import ray
+import torch
+from IPython.display import display
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from rlbook_utils import plots, results
+from rlbook_utils.rollout import episode_returns
+from rlbook_utils.run import Progress, budget, by_budget, check_config, knob, resume, watch
+from rlbook_utils.video import RenderError, record, show_clip
+from rlbook_utils.widgets import image_slider, panel, scrubber, show
+from rlbook_utils.workers import spawn
+
+plots.use_style()
+
+# %% tags=["remove-stderr"]
+print(f"budget {budget()} · {results.cores()} cores · torch {torch.__version__} · gymnasium {gym.__version__}")
+
+# %% [markdown]
+# ## Why give up the gradient?
+#
+# Gradient methods improve *one* agent by asking, at every step, which way is up. That needs a differentiable model, a
+# learning rate that fits, and a slope that points somewhere useful. Evolution asks less: make many agents, see which do
+# well, keep and vary those. It only ever needs the score.
+#
+# A landscape with two hills shows the difference. The lower hill is wide, so most starting points slope toward it; the
+# higher one is narrow.
+
+
+# %%
+def two_hills(points: np.ndarray) -> np.ndarray:
+    """Height of a landscape with a wide hill (1 at the left) and a higher, narrower one (2 at the right). [..., 2] -> [...]."""
+    wide = np.exp(-((points - [-1.0, 0.0]) ** 2).sum(-1) / 2.0)
+    narrow = 2 * np.exp(-((points - [2.0, 0.5]) ** 2).sum(-1) / 0.3)
+    return wide + narrow
+
+
+def climb(point: np.ndarray, steps: int = 400, rate: float = 0.05) -> np.ndarray:
+    """Gradient ascent from ``point`` [2], slopes by central differences: the path [steps, 2]."""
+    path = [point]
+    for _ in range(steps):
+        nudges = 1e-4 * np.eye(2)
+        slope = (two_hills(path[-1] + nudges) - two_hills(path[-1] - nudges)) / 2e-4
+        path.append(path[-1] + rate * slope)
+    return np.array(path)
+
+
+def select_and_vary(points: np.ndarray, rng: np.random.Generator, noise: float = 0.35) -> np.ndarray:
+    """One generation in its plainest form: the best fifth become parents of noisy copies. [P, 2] -> [P, 2]."""
+    best = points[np.argsort(-two_hills(points))[: len(points) // 5]]
+    return best[rng.integers(len(best), size=len(points))] + noise * rng.standard_normal(points.shape)
+
+
+# %% [markdown]
+# The next cell starts both from the same place, the wide hill's side of the map.
+
+# %%
+rng = np.random.default_rng(4)
+crowd = np.array([-1.5, 0.5]) + 0.8 * rng.standard_normal((60, 2))
+path = climb(crowd.mean(0))
+grid = np.stack(np.meshgrid(np.linspace(-3.5, 3.5, 140), np.linspace(-2, 2, 90)), -1)
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.7), sharey=True)
+for generation, shown in zip((0, 3, 12), axes, strict=True):
+    shown.contourf(*grid.transpose(2, 0, 1), two_hills(grid), levels=12, cmap="Greys", alpha=0.5)
+    shown.plot(*path.T, color=plots.COLOURS[1], label="gradient ascent")
+    shown.plot(*crowd.T, ".", color=plots.COLOURS[0], label="population")
+    shown.set(title=f"generation {generation}", xlim=(-3.5, 3.5), ylim=(-2, 2), xlabel="parameter 1")
+    for _ in range({0: 3, 3: 9}.get(generation, 0)):
+        crowd = select_and_vary(crowd, rng)
+axes[0].set_ylabel("parameter 2")
+axes[0].legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# *Two hills, darker is higher. The gradient path (orange) climbs the nearest hill and stays; the population (blue)
+# begins around the same point, and its outliers find the higher hill, from which all later generations descend.*
+
+# %% [markdown]
+# ## Evolving a string
+#
+# Before any agent, the algorithm itself, on a problem where you can read every individual: find *Hello World!* among
+# $58^{12} \approx 10^{21}$ strings of twelve characters. Four operations repeat:
+#
+# 1. **Evaluate.** The fitness $F_i$ of a string is its similarity to the target.
+# 2. **Select.** Parents are drawn with probability proportional to fitness, $p_i = F_i / \sum_j F_j$.
+# 3. **Recombine.** Two parents are cut at the same random place and exchange tails.
+# 4. **Mutate.** Each character becomes, with a small probability, a random one.
+#
+# The population is one integer array, a row per string, so each operation is a line or two of NumPy for all strings at
+# once. Fitness here is the share of characters in the right place.
+
+
+# %%
+ALPHABET = np.array(list(string.ascii_letters + ",.! "))
+
+
+@dataclass(frozen=True)
+class StringConfig:
+    """The source's settings for evolving a string."""
+
+    target: str = "Hello World!"
+    population: int = knob(900, 10, 2000, "strings in a generation", step=10)
+    mutation_rate: float = knob(0.00001, 0.0, 0.1, "chance that a character becomes a random one")
+    generations: int = knob(150, 1, 1000, "at most this many generations")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if not set(self.target) <= set(ALPHABET):
+            raise ValueError(f"The target {self.target!r} has characters outside the alphabet {''.join(ALPHABET)!r}.")
+
+
+# %%
+def similarity(population: np.ndarray, target: str) -> np.ndarray:
+    """The share of characters in place. population: [P, L] characters -> [P] in [0, 1]."""
+    return (population == np.array(list(target))).mean(1)
+
+
+def select_in_proportion(fitness: np.ndarray, pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """Parents drawn with probability proportional to fitness [P]; all alike where every fitness is 0. -> [2, pairs] indices."""
+    weights = fitness if fitness.sum() > 0 else np.ones_like(fitness)
+    return rng.choice(len(fitness), size=(2, pairs), p=weights / weights.sum())
+
+
+def cross_strings(mothers: np.ndarray, fathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One-point crossover, two children a pair. mothers, fathers: [N, L] -> [2N, L]."""
+    pairs, length = mothers.shape
+    head = np.arange(length) < rng.integers(1, length, size=(pairs, 1))  # [N, L], True before the cut
+    return np.concatenate([np.where(head, mothers, fathers), np.where(head, fathers, mothers)])
+
+
+def mutate_strings(strings: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Each character becomes a random one with probability ``rate``. [P, L] -> [P, L]; the input is left alone."""
+    return np.where(rng.random(strings.shape) < rate, rng.choice(ALPHABET, strings.shape), strings)
+
+
+# %% [markdown]
+# Training code in this book is a **generator**: it does one unit of work, yields its `Progress`, and waits. The
+# notebook, the panels, the tests and the measurements all drive the same generator. Everything random in a generation
+# comes from `(seed, generation)`, so that a run can stop anywhere and continue exactly.
+
+
+# %%
+def evolve_strings(config: StringConfig, seed: int, state: dict | None = None) -> Iterator[Progress]:
+    """Evolve strings until the target appears (Zai and Brown 2020, listings 6.1 to 6.4).
+
+    state: {"generation", "population"}, the population as strings. The last step is the one that found the target.
+    """
+    state = state or {"generation": 0, "population": None}
+    while True:
+        rng = np.random.default_rng([seed, state["generation"]])
+        if state["population"] is None:
+            population = rng.choice(ALPHABET, (config.population, len(config.target)))  # [P, L]
+        else:
+            population = np.array([list(text) for text in state["population"]])
+            parents = select_in_proportion(similarity(population, config.target), config.population // 2, rng)
+            children = cross_strings(population[parents[0]], population[parents[1]], rng)
+            population = mutate_strings(children, config.mutation_rate, rng)
+        fitness = similarity(population, config.target)
+        ranked = population[np.argsort(-fitness)]
+        state = {"generation": state["generation"] + 1, "population": ["".join(row) for row in ranked]}
+        found = fitness.max() == 1
+        last = state["generation"] if found else config.generations
+        metrics = {"mean_fitness": fitness.mean(), "best_fitness": fitness.max()}
+        yield Progress(state["generation"], last, metrics, lambda: state, "generation")
+        if state["generation"] >= last:
+            return
+
+
+# %% tags=["E1"]
+best_strings = []
+
+
+def remember_best(progresses: Iterator[Progress]) -> Iterator[Progress]:
+    for progress in progresses:
+        best_strings.append(progress.state()["population"][0])
+        yield progress
+
+
+string_run = watch(remember_best(evolve_strings(StringConfig(), seed=1)), "mean_fitness")
+for generation in range(0, len(best_strings), 3):
+    print(f"generation {generation + 1:3d}   {best_strings[generation]}")
+print(f"generation {len(best_strings):3d}   {best_strings[-1]}   after {string_run.seconds:.2f} s")
+
+# %% [markdown]
+# *Every third generation's best string.* The printed version of this program takes "a few minutes on a modern CPU". The
+# algorithm is the same; what differs is the work around it. The next cell writes one generation the printed way (a loop
+# over individuals, `SequenceMatcher` as similarity, `random.choices` that weighs the whole population anew for every
+# pair) and times both.
+
+
+# %%
+def loop_generation(population: list[str], config: StringConfig) -> list[str]:
+    """One generation, an individual at a time, as a reader would first write it."""
+    weights = [SequenceMatcher(None, text, config.target).ratio() for text in population]
+    children = []
+    while len(children) < config.population:
+        mother, father = random.choices(population, k=2, weights=weights)
+        cut = random.randint(0, len(mother))
+        for child in (mother[:cut] + father[cut:], father[:cut] + mother[cut:]):
+            keep = (random.random() >= config.mutation_rate for _ in child)
+            children.append("".join(c if kept else random.choice(ALPHABET) for c, kept in zip(child, keep, strict=True)))
+    return children
+
+
+began = time.perf_counter()
+loop_generation(["".join(np.random.default_rng(i).choice(ALPHABET, 12)) for i in range(900)], StringConfig())
+loop_seconds = time.perf_counter() - began
+array_seconds = string_run.seconds / len(string_run.steps)
+print(f"a generation: loop {loop_seconds * 1e3:.0f} ms, arrays {array_seconds * 1e3:.1f} ms with drawing included")
+
+# %% [markdown]
+# ### When evolution gets stuck
+#
+# Crossover only rearranges what is there. If chance removes the last `W` from the fifth place, only a mutation can
+# bring it back. Selection that is too strict, or a population that is too small, loses letters early; the mutation rate
+# then decides how long the repair takes. The source's rate of $10^{-5}$ is close to none, so its population of 900 has
+# to carry every letter from the start.
+
+# %%
+TRIALS = by_budget(smoke=3, laptop=20)
+settings = {
+    "900 strings, rate 0.00001": StringConfig(generations=300),
+    "200 strings, rate 0.00001": StringConfig(population=200, generations=300),
+    "200 strings, rate 0.002": StringConfig(population=200, mutation_rate=0.002, generations=300),
+    "200 strings, rate 0.05": StringConfig(population=200, mutation_rate=0.05, generations=300),
+}
+figure, axes = plt.subplots()
+for name, config in settings.items():
+    curves = np.full((TRIALS, config.generations), np.nan)
+    for seed in range(TRIALS):
+        best = [progress.metrics["best_fitness"] for progress in evolve_strings(config, seed)]
+        curves[seed, : len(best)] = best
+        curves[seed, len(best) :] = 1.0
+    plots.bands(axes, np.arange(1, config.generations + 1), curves, f"{name}: found in {np.mean(curves[:, -1] == 1):.0%}")
+axes.set(xlabel="generation", ylabel="best similarity to the target", ylim=(0, 1.02))
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Best similarity against generation, mean and 95 % interval over seeds (a found string counts as 1 from then on). With
+# 900 strings, recombination alone suffices. With 200 and almost no mutation most runs stop short for good: a letter is
+# lost. A little mutation repairs that; a lot of it breaks strings faster than selection mends them.*
+
+# %% [markdown]
+# ## From letters to weights: a pole to balance
+#
+# {cite:t}`barto1983` gave control its fruit fly: a cart on a track, a pole on the cart, a push left or right fifty
+# times a second. The observation is position, velocity, angle and angular velocity; each step survived scores 1; the
+# episode *terminates* when the pole tips beyond 12° or the cart leaves the track, and is *truncated* after 500 steps.
+#
+# The individual is now a network $\pi_\theta$ with layers 4–25–10–2. All its weights and biases form one flat vector
+# $\theta \in \mathbb{R}^{407}$, the chromosome, and its fitness $F(\theta)$ is the episode's return. The same four
+# operations apply, with numbers in place of letters.
+
+# %%
+LAYERS = ((4, 25), (25, 10), (10, 2))
+CHROMOSOME_SIZES = tuple(inputs * outputs + outputs for inputs, outputs in LAYERS)  # 125, 260, 22
+PARAMS = sum(CHROMOSOME_SIZES)  # 407
+
+
+def unpack(params: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Flat vectors [P, 407] as weights [P, in, out] and biases [P, 1, out], a pair a layer."""
+    layers = []
+    for (inputs, outputs), chunk in zip(LAYERS, params.split(CHROMOSOME_SIZES, dim=1), strict=True):
+        weights, biases = chunk.split((inputs * outputs, outputs), dim=1)
+        layers.append((weights.reshape(-1, inputs, outputs).contiguous(), biases[:, None].contiguous()))
+    return layers
+
+
+def action_logits(layers: list[tuple[torch.Tensor, torch.Tensor]], obs: torch.Tensor) -> torch.Tensor:
+    """Every individual's network on its own observations, one batched product a layer. obs: [P, E, 4] -> [P, E, 2]."""
+    hidden = obs
+    for weights, biases in layers[:-1]:
+        hidden = torch.baddbmm(biases, hidden, weights).relu_()
+    weights, biases = layers[-1]
+    return torch.baddbmm(biases, hidden, weights)
+
+
+# %% [markdown]
+# Evaluation is where the time goes. The plain way takes one individual, one episode, one step at a time:
+
+
+# %%
+@torch.inference_mode()
+def play_one(params: torch.Tensor, seed: int) -> int:
+    """One episode of one individual, written plainly and without waste. params: [407] -> steps survived."""
+    layers = [(weights[0].T.contiguous(), biases[0, 0]) for weights, biases in unpack(params[None])]
+    env = gym.make("CartPole-v1", disable_env_checker=True)
+    obs, _ = env.reset(seed=seed)
+    for step in range(1, 501):
+        hidden = torch.from_numpy(obs)
+        for weights, biases in layers[:-1]:
+            hidden = torch.relu(torch.nn.functional.linear(hidden, weights, biases))
+        action = torch.nn.functional.linear(hidden, *layers[-1]).argmax()
+        obs, _, terminated, truncated, _ = env.step(int(action))
+        if terminated or truncated:
+            break
+    return step
+
+
+# %% [markdown]
+# The fast way steps *everyone* at once. Gymnasium's native CartPole moves thousands of carts as arrays, and
+# `torch.baddbmm` multiplies each individual's weights with each individual's observations. Every individual plays
+# `episodes` episodes side by side, which steadies its fitness and uses each weight several times while it is in the
+# processor's cache. An environment whose episode has ended resets itself; its later rewards must not count.
+
+
+# %%
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The preferred action. [..., A] -> [...]."""
+    return logits.argmax(-1)
+
+
+def sampled(logits: torch.Tensor) -> torch.Tensor:
+    """An action drawn from the softmax of the logits. [..., A] -> [...]."""
+    return torch.distributions.Categorical(logits=logits).sample()
+
+
+@torch.inference_mode()
+def evaluate_population(
+    params: torch.Tensor, episodes: int, seed: int, choose: Callable[[torch.Tensor], torch.Tensor] = greedy
+) -> np.ndarray:
+    """The returns of ``episodes`` whole CartPole episodes of every individual. params: [P, 407], any device -> [P, E]."""
+    population = len(params)
+    envs = gym.make_vec("CartPole-v1", num_envs=population * episodes, vectorization_mode="vector_entry_point")
+    obs, _ = envs.reset(seed=seed)
+    layers = unpack(params)
+    returns, playing = np.zeros(len(obs)), np.ones(len(obs), bool)
+    while playing.any():
+        batch = torch.from_numpy(obs).to(params.device).view(population, episodes, 4)
+        actions = choose(action_logits(layers, batch)).flatten().cpu().numpy()
+        obs, rewards, terminated, truncated, _ = envs.step(actions)
+        returns += rewards * playing
+        playing &= ~(terminated | truncated)
+    return returns.reshape(population, episodes)
+
+
+# %% [markdown]
+# And the operators, on tensors. **Tournament selection** {cite:p}`goldberg1991` replaces selection in proportion: draw
+# a share of the population at random, let the best two of it be parents, repeat. The share sets the pressure without
+# caring about the scale of the fitness.
+
+
+# %%
+def tournament(fitness: np.ndarray, pairs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The two fittest of a random ``share`` of the population, once a pair. fitness: [P] -> [pairs, 2], distinct in a row."""
+    size = max(2, round(share * len(fitness)))
+    entrants = rng.random((pairs, len(fitness))).argpartition(size - 1, axis=1)[:, :size]  # [pairs, size], no repeats
+    order = np.argsort(-fitness[entrants], axis=1)[:, :2]
+    return np.take_along_axis(entrants, order, axis=1)
+
+
+def crossover(mothers: torch.Tensor, fathers: torch.Tensor, sizes: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
+    """One-point crossover within each chromosome. mothers, fathers: [N, D]; sizes sum to D -> two children a pair, [2N, D]."""
+    position = np.concatenate([np.arange(size) for size in sizes])  # [D], from 0 in each chromosome
+    cuts = np.stack([rng.integers(1, size, len(mothers)) for size in sizes], axis=1)  # [N, chromosomes]
+    head = torch.from_numpy(position < np.repeat(cuts, sizes, axis=1)).to(mothers.device)  # [N, D]
+    return torch.cat([torch.where(head, mothers, fathers), torch.where(head, fathers, mothers)])
+
+
+def mutate(params: torch.Tensor, rate: float, rng: np.random.Generator) -> torch.Tensor:
+    """Each parameter becomes a fresh small random number with probability ``rate``. [P, D] -> a new [P, D]."""
+    hit = torch.from_numpy(rng.random(params.shape, dtype=np.float32) < rate).to(params.device)
+    fresh = torch.from_numpy(rng.standard_normal(params.shape, dtype=np.float32) / 10).to(params.device)
+    return torch.where(hit, fresh, params)
+
+
+# %%
+@dataclass(frozen=True)
+class GAConfig:
+    """The genetic algorithm on CartPole; population, generations and rates are the source's."""
+
+    population: int = knob(500, 20, 1000, "individuals in a generation", step=20)
+    generations: int = knob(25, 1, 100, "generations, the random first one included")
+    mutation_rate: float = knob(0.01, 0.0, 0.3, "chance that a parameter is drawn anew", step=0.005)
+    tournament: float = knob(0.2, 0.004, 1.0, "share of the population that enters a tournament", step=0.002)
+    episodes: int = knob(4, 1, 16, "episodes an individual plays for its fitness")
+    layerwise: bool = False
+    sample_actions: bool = False
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def evolve(config: GAConfig, seed: int, state: dict | None = None, device: str = "cpu") -> Iterator[Progress]:
+    """A genetic algorithm on CartPole (Zai and Brown 2020, listings 6.5 to 6.13); ``layerwise`` is their exercise.
+
+    state: {"generation", "population" [P, 407], "fitness" [P], "env_steps"}, all of one *evaluated* generation.
+    """
+    sizes = CHROMOSOME_SIZES if config.layerwise else (PARAMS,)
+    choose = sampled if config.sample_actions else greedy
+    state = state or {"generation": 0, "env_steps": 0}
+    while True:
+        if state["generation"] < config.generations:
+            rng = np.random.default_rng([seed, state["generation"]])
+            if state["generation"] == 0:
+                first = rng.standard_normal((config.population, PARAMS), dtype=np.float32) / 2
+                population = torch.from_numpy(first).to(device)
+            else:
+                parents = tournament(state["fitness"], -(-config.population // 2), config.tournament, rng)
+                adults = torch.as_tensor(state["population"]).to(device)
+                children = crossover(adults[parents[:, 0]], adults[parents[:, 1]], sizes, rng)[: config.population]
+                population = mutate(children, config.mutation_rate, rng)
+            torch.manual_seed(int(rng.integers(2**31)))
+            returns = evaluate_population(population, config.episodes, int(rng.integers(2**31)), choose)  # [P, E]
+            state = {
+                "generation": state["generation"] + 1,
+                "population": population,
+                "fitness": returns.mean(1),
+                "env_steps": state["env_steps"] + int(returns.sum()),
+            }
+        metrics = {
+            "mean_fitness": state["fitness"].mean(),
+            "best_fitness": state["fitness"].max(),
+            "env_steps": state["env_steps"],
+        }
+        yield Progress(state["generation"], config.generations, metrics, lambda: state, "generation")
+        if state["generation"] >= config.generations:
+            return
+
+
+# %% [markdown]
+# How good is pure chance? The floor of every curve in this section is a policy that pushes left or right at random.
+
+
+# %%
+def random_return_of(episodes: int, seed: int) -> float:
+    """Mean return on CartPole of pushing left or right at random."""
+    rng = np.random.default_rng(seed)
+    return episode_returns(lambda obs: rng.integers(2, size=len(obs)), "CartPole-v1", episodes, seed).mean()
+
+
+random_return = random_return_of(1000, seed=0)
+ga_config = by_budget(smoke=GAConfig(population=60, generations=3), laptop=GAConfig())
+ga_run = watch(evolve(ga_config, seed=1), floor=random_return)
+
+# %% [markdown]
+# *Mean fitness of the population against generation, live. The best possible is 500; the mean stays below it because
+# every generation contains children whom crossover or mutation has crippled.*
+#
+# ### The champion
+#
+# The best of five hundred noisy scores is partly the luckiest. So the twenty fittest of the last *evaluated* generation
+# play a hundred further episodes each, the best of those is the champion, and its score comes from yet another hundred
+# episodes that had no say in the choice.
+
+# %% tags=["E2"]
+SELECTION, SCORING = 1_000_003, 2_000_003  # seeds of episodes that choose, and of episodes that only score
+
+
+def champion_of(state: dict, seed: int, candidates: int = 20) -> torch.Tensor:
+    """The best of an evaluated generation's fittest, chosen on 100 episodes of their own: [407]."""
+    fittest = np.argsort(-state["fitness"])[:candidates]
+    params = torch.as_tensor(state["population"])[fittest.copy()]
+    return params[evaluate_population(params, 100, SELECTION + seed).mean(1).argmax()]
+
+
+def score(params: torch.Tensor, seed: int, episodes: int = 100) -> float:
+    """Mean return of one individual [407] over fresh episodes."""
+    return evaluate_population(params[None], episodes, SCORING + seed).mean()
+
+
+champion = champion_of(ga_run.state, seed=1)
+print(f"champion: mean return {score(champion, seed=1):.1f} over 100 fresh episodes; random play {random_return:.1f}")
+
+
+# %%
+def champion_action(obs: np.ndarray) -> int:
+    return int(greedy(action_logits(unpack(champion[None]), torch.from_numpy(obs)[None, None])))
+
+
+frames = record("CartPole-v1", champion_action, seed=3, steps=200, every=2)
+show_clip(frames, fps=25, caption="The champion: four seconds of an episode that random play ends within half a second.")
+
+# %% [markdown]
+# Look inside one episode: the frame, what the network prefers at that instant, and the angle it reacts to. Drag the
+# slider or press play.
+
+# %%
+ANGLE = 2  # index of the pole's angle in an observation
+env = gym.make("CartPole-v1")
+obs, _ = env.reset(seed=3)
+trace, preferences = [], []
+for _ in range(200):
+    trace.append(np.degrees(obs[ANGLE]))
+    logits = action_logits(unpack(champion[None]), torch.from_numpy(obs)[None, None])[0, 0]
+    preferences.append(torch.softmax(logits, 0).numpy())
+    obs, *_ = env.step(champion_action(obs))
+
+
+def instant(step: int) -> bytes:
+    """Frame, preferences and angle at one step, as a PNG."""
+    figure, (scene, bars, line) = plt.subplots(1, 3, figsize=(8.4, 2.1), width_ratios=(1.6, 0.8, 1.8), dpi=80)
+    scene.imshow(frames[step // 2][150:330])
+    scene.axis("off")
+    bars.bar(["left", "right"], preferences[step], color=plots.COLOURS[:2])
+    bars.set(ylim=(0, 1), title="softmax of the logits")
+    line.plot(trace, color=plots.COLOURS[0], linewidth=1.2)
+    line.axvline(step, color=plots.COLOURS[1])
+    line.set(xlabel="step (1/50 s)", title="angle of the pole (degrees)")
+    picture = plots.to_png(figure)
+    plt.close(figure)
+    return picture
+
+
+instants = [instant(step) for step in range(0, by_budget(smoke=24, laptop=120), 4)]
+show(scrubber(instants, "instant"), instants[0])
+
+# %% [markdown]
+# *Left: the scene. Middle: the champion's preference. Right: the angle with the current instant marked. The preference
+# flips well before the angle changes sign: the network has learned to read the angular velocity, which tells it where
+# the pole will be.*
+#
+# ### What batching buys
+#
+# Both evaluations play the same individuals. The plain loop gets a sample of them, the batched one the whole
+# population.
+
+
+# %%
+def evaluation_speeds(population: torch.Tensor, episodes: int, seed: int, sample: int) -> tuple[float, float]:
+    """Environment steps per second of the plain loop (on ``sample`` individuals) and of the batched evaluation."""
+    began = time.perf_counter()
+    steps = sum(play_one(params, seed + i) for i, params in enumerate(population[:sample]))
+    plain = steps / (time.perf_counter() - began)
+    began = time.perf_counter()
+    steps = evaluate_population(population, episodes, seed).sum()
+    return plain, steps / (time.perf_counter() - began)
+
+
+plain_speed, batched_speed = evaluation_speeds(ga_run.state["population"], ga_config.episodes, seed=0, sample=40)
+print(
+    f"plain {plain_speed:,.0f} steps/s, batched {batched_speed:,.0f} steps/s: {batched_speed / plain_speed:.0f} times as fast"
+)
+
+# %% [markdown]
+# The ratio compares like with like: the same networks, the same steps, one process, one thread. It grows with the
+# population and shrinks where most individuals fall early, because the batch keeps stepping until its last member has
+# fallen.
+#
+# ### Over seeds, and one choice that matters
+#
+# The printed program *samples* its actions from the network's softmax. The curves below come from stored runs (`make
+# results`), with five seeds each: greedy actions, as above, and sampled ones.
+
+
+# %%
+def mean_fitness_curves(choices: dict[str, tuple[str, str]]) -> None:
+    """Draw stored mean-fitness curves. choices: label -> (row, name of the measurement)."""
+    figure, axes = plt.subplots()
+    for label, (row, name) in choices.items():
+        stored = results.curves(row, name, "mean_fitness")  # [S, T]
+        plots.bands(axes, np.arange(1, stored.shape[1] + 1), stored, label)
+    axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+    axes.set(xlabel="generation", ylabel="mean fitness of the population", ylim=(0, 500))
+    axes.legend()
+
+
+mean_fitness_curves({"greedy actions": ("E2", "genetic"), "sampled actions": ("E2", "genetic_sampled")})
+
+# %% [markdown]
+# *Mean fitness, mean and 95 % interval over seeds. Sampling adds a second source of luck to every score, so selection
+# often keeps the lucky instead of the good, and the population climbs more slowly. Gradient methods need random actions
+# to explore; here the population itself explores, and each individual may play its best.*
+#
+# ## Layers as chromosomes
+#
+# One cut through the whole vector keeps the early layers of one parent and the late layers of the other, although late
+# layers are tuned to the features that *their* early layers compute. The source suggests as an exercise to treat each
+# layer as a chromosome of its own, cut separately. In our code this is a different list of sizes in `crossover`: `(125,
+# 260, 22)` instead of `(407,)`.
+
+# %% tags=["E3"]
+layer_config = replace(ga_config, layerwise=True)
+layer_run = watch(evolve(layer_config, seed=1), floor=random_return)
+layer_champion = champion_of(layer_run.state, seed=1)
+print(f"champion: mean return {score(layer_champion, seed=1):.1f} over 100 fresh episodes")
+
+# %%
+mean_fitness_curves({"one cut through all 407": ("E2", "genetic"), "one cut in each layer": ("E3", "genetic_layerwise")})
+
+# %% [markdown]
+# *The same comparison over five seeds. Judge by the bands, not by the idea's charm: where they overlap, these runs do
+# not tell the two kinds of crossover apart.*
+#
+# ## Turn the dials
+#
+# Three settings steer a genetic algorithm. The **mutation rate** sets how much is new, the **tournament share** how
+# strict selection is, the **population size** how much variety there is to choose from. Try them: *Train* evolves with
+# the sliders' values, *Stop* keeps what is there, and earlier curves stay in the background for comparison.
+
+# %%
+stored = results.curves("E2", "genetic", "mean_fitness")
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+plots.bands(axes, np.arange(1, stored.shape[1] + 1), stored, "default settings")
+axes.set(xlabel="generation", ylabel="mean fitness", ylim=(0, 500))
+axes.legend(loc="upper left")
+preview = plots.to_png(figure)
+plt.close(figure)
+dials = panel(evolve, replace(ga_config, episodes=1), floor=random_return, preview=preview)
+
+# %% [markdown]
+# The next three sliders were computed beforehand: each position shows the population's mean fitness for one value, over
+# three seeds, with all other values faint behind it and everything else at its default.
+
+# %% tags=["E4"]
+SWEEPS = {
+    "mutation_rate": (0.0, 0.001, 0.01, 0.05, 0.15, 0.3),
+    "tournament": (0.004, 0.02, 0.1, 0.2, 0.5, 1.0),
+    "population": (20, 60, 120, 260, 500, 1000),
+}
+
+
+def sweep_picture(name: str, value: float) -> bytes:
+    """The stored curves of one dial, those of ``value`` in front, as a PNG."""
+    figure, axes = plt.subplots(figsize=(7.2, 2.8), dpi=80)
+    for other in SWEEPS[name]:
+        stored = results.curves("E4", "sweep", f"{name}={other}")
+        axes.plot(np.arange(1, stored.shape[1] + 1), stored.mean(0), color=plots.INK, alpha=0.35, linewidth=1)
+        if other == value:
+            plots.bands(axes, np.arange(1, stored.shape[1] + 1), stored, f"{name.replace('_', ' ')} {value}")
+    axes.axhline(random_return, color=plots.INK, linestyle=":", linewidth=1)
+    axes.set(xlabel="generation", ylabel="mean fitness", ylim=(0, 500))
+    axes.legend(loc="upper left")
+    picture = plots.to_png(figure)
+    plt.close(figure)
+    return picture
+
+
+for name, values in SWEEPS.items():
+    pictures = {str(value): sweep_picture(name, value) for value in values}
+    show(image_slider(pictures, name.replace("_", " "), start=3), pictures[str(values[3])])
+
+# %% [markdown]
+# *What to see. Without mutation the population improves by recombination until its variety is used up, then stands
+# still; with too much, children no longer resemble their parents. A tournament of two individuals is barely selection
+# at all; a tournament of everyone breeds from the same pair until all are cousins. Small populations climb unevenly and
+# depend on their first draw.*
+#
+# ## One parent, many noisy children: evolution strategies
+#
+# An **evolution strategy** {cite:p}`rechenberg1973,salimans2017` keeps a single parent $\theta$. Each generation adds
+# Gaussian noise $\varepsilon_i \sim \mathcal{N}(0, I)$ in $N$ directions, measures the fitness of every noisy child,
+# and moves the parent along the noise, weighted by fitness:
+#
+# $$
+# \theta \leftarrow \theta + \frac{\alpha}{N \sigma} \sum_{i=1}^{N} A_i \, \varepsilon_i ,
+# \qquad A_i = \frac{F_i - \bar F}{\operatorname{std}(F)}, \qquad F_i = F(\theta + \sigma \varepsilon_i).
+# $$
+#
+# Good directions pull, bad ones push. Why this is more than a heuristic: the weighted sum estimates the gradient of the
+# fitness *smoothed* by the noise,
+#
+# $$
+# \nabla_\theta \, \mathbb{E}_{\varepsilon}\big[F(\theta + \sigma \varepsilon)\big]
+# = \frac{1}{\sigma} \, \mathbb{E}_{\varepsilon}\big[F(\theta + \sigma \varepsilon)\, \varepsilon\big] ,
+# $$
+#
+# and the smoothed fitness has a gradient even where $F$ itself is a staircase. No network is differentiated anywhere.
+
+
+# %%
+@dataclass(frozen=True)
+class ESConfig:
+    """An evolution strategy on CartPole, with the network of the genetic algorithm."""
+
+    children: int = knob(100, 10, 500, "noisy children a generation", step=10)
+    generations: int = knob(40, 1, 200, "updates of the parent")
+    noise: float = knob(0.3, 0.01, 1.0, "sigma, the standard deviation of the noise", step=0.01)
+    step_size: float = knob(0.3, 0.01, 1.0, "alpha, the length of a step", step=0.01)
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def es_step(parent: np.ndarray, noise: np.ndarray, fitness: np.ndarray, config: ESConfig) -> np.ndarray:
+    """Move the parent along the fitness-weighted noise. parent: [D], noise: [N, D], fitness: [N] -> [D]."""
+    advantages = (fitness - fitness.mean()) / (fitness.std() + 1e-8)  # [N]
+    return parent + config.step_size / (len(noise) * config.noise) * advantages @ noise
+
+
+def evolve_parent(config: ESConfig, seed: int, state: dict | None = None, device: str = "cpu") -> Iterator[Progress]:
+    """An evolution strategy on CartPole (Salimans et al. 2017, algorithm 1, with standardised fitness).
+
+    state: {"generation", "parent" [407], "env_steps"}.
+    """
+    if state is None:
+        first = np.random.default_rng([seed, 0]).standard_normal(PARAMS) / 10
+        state = {"generation": 0, "parent": first, "env_steps": 0, "mean_fitness": 0.0, "best_fitness": 0.0}
+    while True:
+        if state["generation"] < config.generations:
+            rng = np.random.default_rng([seed, state["generation"] + 1])
+            noise = rng.standard_normal((config.children, PARAMS))  # [N, D]
+            children = torch.from_numpy(state["parent"] + config.noise * noise).float().to(device)
+            fitness = evaluate_population(children, 1, int(rng.integers(2**31)))[:, 0]  # [N]
+            state = {
+                "generation": state["generation"] + 1,
+                "parent": es_step(state["parent"], noise, fitness, config),
+                "env_steps": state["env_steps"] + int(fitness.sum()),
+                "mean_fitness": float(fitness.mean()),
+                "best_fitness": float(fitness.max()),
+            }
+        metrics = {name: state[name] for name in ("mean_fitness", "best_fitness", "env_steps")}
+        yield Progress(state["generation"], config.generations, metrics, lambda: state, "generation")
+        if state["generation"] >= config.generations:
+            return
+
+
+# %%
+es_config = by_budget(smoke=ESConfig(generations=4, children=20), laptop=ESConfig())
+es_run = watch(evolve_parent(es_config, seed=1), floor=random_return)
+es_parent = torch.from_numpy(es_run.state["parent"]).float()
+print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episodes")
+
+# %% [markdown]
+# *The children's mean fitness. The parent itself is better than its children: it plays without noise.*
+#
+# ## A body that runs
+#
+# Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo
+# {cite:p}`todorov2012`: 17 numbers in (joint angles and velocities), 6 torques out, 20 decisions a second, 1,000
+# decisions an episode. The reward is forward speed minus a small price for effort, so the return is roughly the
+# distance in twentieths of a metre.
+#
+# {cite:t}`mania2018` found that a *linear* policy, $a = W \hat s$, is enough for this body if the evolution strategy
+# gets three additions, and that is what we build:
+#
+# 1. **Antithetic noise.** Each direction $\varepsilon_i$ is tried as $W + \sigma\varepsilon_i$ and $W -
+#    \sigma\varepsilon_i$; only the difference of the two returns enters. A fitness offset that both share cancels.
+# 2. **Only the best directions.** Of $N$ directions, the $K$ whose better side scored highest make the step, and the
+#    step is divided by the standard deviation $\sigma_R$ of their $2K$ returns: $W \leftarrow W + \frac{\alpha}{K
+#    \sigma_R} \sum_{i \in \text{best}} (R_i^+ - R_i^-)\,\varepsilon_i$.
+# 3. **Normalised observations.** $\hat s = (s - \mu) / \sigma_s$ with running statistics over everything seen so far:
+#    joint speeds are tens, angles are tenths.
+#
+# We let $\alpha$ fall linearly over the run: large steps find the gait, small ones keep single updates from wrecking
+# it.
+
+
+# %%
+@dataclass(frozen=True)
+class SearchConfig:
+    """Augmented random search on a MuJoCo body (Mania et al. 2018), work cut into fixed shards."""
+
+    env_id: str = "HalfCheetah-v5"
+    directions: int = 8
+    kept: int = knob(8, 1, 8, "directions that make the step")
+    step_size: float = knob(0.03, 0.001, 0.2, "alpha at the start")
+    final_step_size: float = knob(0.006, 0.0, 0.2, "alpha at the end")
+    noise: float = knob(0.02, 0.001, 0.2, "sigma, the standard deviation of the noise")
+    generations: int = knob(420, 1, 2000, "updates of the parent")
+    horizon: int = knob(1000, 10, 1000, "decisions in an episode")
+    shards: int = 8
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.directions % self.shards:
+            raise ValueError(f"{self.directions} directions cannot be cut into {self.shards} equal shards.")
+
+
+class Parent(NamedTuple):
+    """A linear policy with its observation statistics: weights [A, O]; count, mean [O] and summed squares m2 [O]."""
+
+    weights: np.ndarray
+    count: float
+    mean: np.ndarray
+    m2: np.ndarray
+
+
+def make_body(config: SearchConfig) -> gym.Env:
+    return gym.make(config.env_id, max_episode_steps=config.horizon, disable_env_checker=True)
+
+
+def first_parent(config: SearchConfig) -> Parent:
+    """A policy that does nothing yet and has seen nothing."""
+    env = make_body(config)
+    obs_size, action_size = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    return Parent(np.zeros((action_size, obs_size)), 0.0, np.zeros(obs_size), np.zeros(obs_size))
+
+
+# %% [markdown]
+# One detail makes acting cheap. Normalising and multiplying are both linear, so they fold into one matrix and one
+# offset per episode: $W \hat s = (W/\sigma_s)\, s - (W/\sigma_s)\, \mu$.
+
+
+# %%
+def play(parent: Parent, nudge: np.ndarray | float, env: gym.Env, seed: int) -> tuple[float, np.ndarray]:
+    """One episode of the parent's policy with ``nudge`` added to its weights: the return, the observations [T, O]."""
+    deviation = np.sqrt(parent.m2 / parent.count) if parent.count else np.ones_like(parent.mean)
+    gains = (parent.weights + nudge) / np.where(deviation < 1e-7, np.inf, deviation)  # [A, O]
+    offset = gains @ parent.mean
+    obs, _ = env.reset(seed=seed)
+    total, seen, done = 0.0, [], False
+    while not done:
+        seen.append(obs)
+        obs, reward, terminated, truncated, _ = env.step(gains @ obs - offset)
+        total += reward
+        done = terminated or truncated
+    return total, np.array(seen)
+
+
+# %% [markdown]
+# ### Work in shards
+#
+# The eight directions of a generation are cut into fixed **shards**. A shard's noise depends on nothing but `(seed,
+# generation, shard)`. Its result is a **record**: the returns of both sides of its directions, and the statistics of
+# the observations it saw. Records are merged in shard order, so it cannot matter who computed a shard, or when.
+
+
+# %%
+class Record(NamedTuple):
+    """What a shard or a whole generation reports: returns [N, 2] of both sides; count, mean [O], m2 [O] of observations."""
+
+    returns: np.ndarray
+    count: float
+    mean: np.ndarray
+    m2: np.ndarray
+
+    def pack(self) -> np.ndarray:
+        """One flat vector of 2 N + 1 + 2 O numbers: this is what travels."""
+        return np.concatenate([self.returns.ravel(), [self.count], self.mean, self.m2])
+
+    @staticmethod
+    def unpack(numbers: np.ndarray, directions: int) -> "Record":
+        size = (len(numbers) - 2 * directions - 1) // 2
+        returns, (count,), mean, m2 = np.split(numbers, np.cumsum([2 * directions, 1, size]))
+        return Record(returns.reshape(directions, 2), count, mean, m2)
+
+
+def merge_statistics(a: Parent | Record, b: Parent | Record) -> tuple[float, np.ndarray, np.ndarray]:
+    """Count, mean and summed squares of two samples together (Chan, Golub and LeVeque 1983)."""
+    count = a.count + b.count
+    shift = b.mean - a.mean
+    return count, a.mean + shift * b.count / count, a.m2 + b.m2 + shift**2 * a.count * b.count / count
+
+
+def merge_records(records: list[Record]) -> Record:
+    """A generation's record from its shards', in shard order."""
+    merged = records[0]
+    for other in records[1:]:
+        merged = Record(np.concatenate([merged.returns, other.returns]), *merge_statistics(merged, other))
+    return merged
+
+
+# %%
+def shard_noise(config: SearchConfig, seed: int, generation: int, shard: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise of one shard's directions, the same wherever it is drawn: [N / shards, A, O]."""
+    rng = np.random.default_rng([seed, generation, shard])
+    return rng.standard_normal((config.directions // config.shards, *shape))
+
+
+def evaluate_shard(config: SearchConfig, seed: int, generation: int, shard: int, parent: Parent, env: gym.Env) -> Record:
+    """Try both sides of a shard's directions, an episode each."""
+    episode_seeds = np.random.default_rng([seed, generation, shard, 1])
+    returns, seen = [], []
+    for direction in shard_noise(config, seed, generation, shard, parent.weights.shape):
+        for side in (config.noise, -config.noise):
+            total, observations = play(parent, side * direction, env, int(episode_seeds.integers(2**31)))
+            returns.append(total)
+            seen.append(observations)
+    obs = np.concatenate(seen)
+    return Record(np.reshape(returns, (-1, 2)), float(len(obs)), obs.mean(0), ((obs - obs.mean(0)) ** 2).sum(0))
+
+
+def update_parent(config: SearchConfig, seed: int, generation: int, parent: Parent, record: Record) -> Parent:
+    """The next parent, from the scalars of a generation: the noise they belong to is drawn again from its seeds."""
+    shape = parent.weights.shape
+    noise = np.concatenate([shard_noise(config, seed, generation, shard, shape) for shard in range(config.shards)])
+    best = np.argsort(-record.returns.max(1), kind="stable")[: config.kept]
+    differences = record.returns[best, 0] - record.returns[best, 1]  # [K]
+    done = generation / config.generations
+    step_size = config.step_size * (1 - done) + config.final_step_size * done
+    step = step_size / (config.kept * (record.returns[best].std() + 1e-8)) * np.tensordot(differences, noise[best], 1)
+    return Parent(parent.weights + step, *merge_statistics(parent, record))
+
+
+# %% [markdown]
+# `update_parent` is the heart of the chapter's second half: it needs the *scores* of a generation, not its parameter
+# vectors. Whoever knows the seed and all past scores knows the parent.
+#
+# A **worker** holds a parent. It hears the records of the generations that it has not seen yet, updates its parent, and
+# evaluates shards. An **evaluator** owns workers. The simplest has one, in this very process:
+
+
+# %%
+class Worker:
+    """Keeps a parent up to date from records alone, and evaluates shards of the generation that follows."""
+
+    def __init__(self, config: SearchConfig, seed: int) -> None:
+        self.config, self.seed, self.generation = config, seed, 0
+        self.parent, self.env = first_parent(config), make_body(config)
+
+    def hear(self, news: np.ndarray) -> None:
+        """Apply the packed records of generations not heard of yet: [generations, numbers]."""
+        for numbers in news:
+            heard = Record.unpack(numbers, self.config.directions)
+            self.parent = update_parent(self.config, self.seed, self.generation, self.parent, heard)
+            self.generation += 1
+
+    def answer(self, news: np.ndarray, shards: range) -> np.ndarray:
+        """Hear the news, evaluate ``shards`` of the current generation: packed records [shards, numbers]."""
+        self.hear(news)
+        work = (evaluate_shard(self.config, self.seed, self.generation, shard, self.parent, self.env) for shard in shards)
+        return np.stack([made.pack() for made in work])
+
+    def reply(self, message: bytes) -> bytes:
+        """``answer`` for a worker at the far end of a wire."""
+        return self.answer(*pickle.loads(message)).tobytes()
+
+
+class SerialEvaluator:
+    """All shards one after the other, here."""
+
+    def __init__(self, config: SearchConfig, seed: int, workers: int = 1) -> None:
+        self.config, self.worker, self.bytes = config, Worker(config, seed), 0
+
+    def evaluate(self, log: np.ndarray) -> np.ndarray:
+        """The packed records [shards, numbers] of the generation after ``log`` [generations, numbers], in shard order."""
+        return self.worker.answer(log[self.worker.generation :], range(self.config.shards))
+
+    def close(self) -> None:
+        self.worker.env.close()
+
+
+# %%
+def search(
+    config: SearchConfig, seed: int, state: dict | None = None, evaluator: Callable = SerialEvaluator, workers: int = 1
+) -> Iterator[Progress]:
+    """Augmented random search (Mania et al. 2018, algorithm 2, V2-t), its evaluations done by ``evaluator``.
+
+    state: {"log": [generations, numbers]}, the packed records so far. Nothing else is needed to continue.
+    """
+    crew = evaluator(config, seed, workers)
+    numbers = 2 * config.directions + 1 + 2 * len(first_parent(config).mean)
+    log = np.zeros((0, numbers)) if state is None else state["log"]
+    try:
+        while True:
+            if len(log) < config.generations:
+                shards = [Record.unpack(packed, config.directions // config.shards) for packed in crew.evaluate(log)]
+                log = np.vstack([log, merge_records(shards).pack()])
+            returns = Record.unpack(log[-1], config.directions).returns
+            env_steps = log[:, 2 * config.directions].sum()
+            metrics = {"mean_return": returns.mean(), "best_return": returns.max(), "env_steps": env_steps}
+            yield Progress(len(log), config.generations, metrics, lambda: {"log": log}, "generation")
+            if len(log) >= config.generations:
+                return
+    finally:
+        crew.close()
+
+
+# %% [markdown]
+# ### From one process to many
+#
+# Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray {cite:p}`moritz2018`,
+# which runs on a laptop by itself and joins a cluster if you give it an address. They share their bookkeeping: who
+# takes which shards, who has heard how much of the log, how many bytes went over the wire. A worker that dies is
+# replaced, and the new one hears the whole log and rebuilds the parent from it.
+
+
+# %%
+class Crew:
+    """Several workers behind one ``evaluate``.
+
+    A subclass says how to ``start`` a worker, ``send`` it a message and ``receive`` its reply, and which errors mean that
+    it is ``LOST``.
+    """
+
+    LOST: tuple[type[Exception], ...] = ()
+
+    def __init__(self, config: SearchConfig, seed: int, workers: int = 2) -> None:
+        self.config, self.seed, self.bytes = config, seed, 0
+        self.shards = [range(i, config.shards, workers) for i in range(min(workers, config.shards))]
+        self.members = [self.start() for _ in self.shards]
+        self.heard = [0] * len(self.members)
+
+    def evaluate(self, log: np.ndarray) -> np.ndarray:
+        """As ``SerialEvaluator.evaluate``; a worker lost on the way costs time and nothing else."""
+        for i in range(len(self.members)):
+            self.ask(i, log)
+        records = {}
+        for i, shards in enumerate(self.shards):
+            records |= zip(shards, self.listen(i, log), strict=True)
+        return np.stack([records[shard] for shard in range(self.config.shards)])
+
+    def ask(self, i: int, log: np.ndarray) -> None:
+        message = pickle.dumps((log[self.heard[i] :], self.shards[i]))
+        self.bytes += len(message)
+        self.heard[i] = len(log)
+        self.send(self.members[i], message)
+
+    def listen(self, i: int, log: np.ndarray) -> np.ndarray:
+        for _ in range(3):
+            try:
+                reply = self.receive(self.members[i])
+                self.bytes += len(reply)
+                return np.frombuffer(reply).reshape(len(self.shards[i]), -1)
+            except self.LOST:
+                self.members[i], self.heard[i] = self.start(), 0
+                self.ask(i, log)
+        raise RuntimeError("A worker died three times over the same shards; its own error stands above.")
+
+
+# %% [markdown]
+# What is left for the process pool is a pipe each, and a loop at its far end. `spawn` sends what the cells above define
+# by value: if you edit `play` or `update_parent`, the processes run your edit.
+
+
+# %%
+def serve(connection: Connection, config: SearchConfig, seed: int) -> None:
+    """The life of a worker process."""
+    worker = Worker(config, seed)
+    while True:
+        connection.send_bytes(worker.reply(connection.recv_bytes()))
+
+
+class PoolEvaluator(Crew):
+    """Workers in processes of this machine."""
+
+    LOST = (EOFError, ConnectionError)
+
+    def start(self) -> tuple[Popen, Connection]:
+        return spawn(serve, self.config, self.seed)
+
+    def send(self, member: tuple[Popen, Connection], message: bytes) -> None:
+        with suppress(ConnectionError):  # noticed when no reply comes
+            member[1].send_bytes(message)
+
+    def receive(self, member: tuple[Popen, Connection]) -> bytes:
+        return member[1].recv_bytes()
+
+    def close(self) -> None:
+        for process, connection in self.members:
+            connection.close()
+            process.wait()
+
+
+# %%
+class RayEvaluator(Crew):
+    """Workers as Ray actors: on this machine, or on the cluster at ``address``."""
+
+    LOST = (ray.exceptions.RayActorError,)
+
+    def __init__(self, config: SearchConfig, seed: int, workers: int = 2, address: str = "local") -> None:
+        self.owns_ray = not ray.is_initialized()
+        if self.owns_ray:
+            here = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 10**8} if address == "local" else {}
+            ray.init(address=address, logging_level="error", log_to_driver=False, **here)
+        self.remote = ray.remote(Worker)
+        super().__init__(config, seed, workers)
+
+    def start(self) -> dict:
+        return {"actor": self.remote.remote(self.config, self.seed)}
+
+    def send(self, member: dict, message: bytes) -> None:
+        member["reply"] = member["actor"].reply.remote(message)
+
+    def receive(self, member: dict) -> bytes:
+        return ray.get(member["reply"])
+
+    def close(self) -> None:
+        for member in self.members:
+            ray.kill(member["actor"])
+        if self.owns_ray:
+            ray.shutdown()
+
+
+# %% [markdown]
+# ### Watch it learn to run
+#
+# The champion is again chosen by re-evaluation, which matters more here than on CartPole: a single step can wreck a
+# gait. The log makes it easy. Every past parent can be rebuilt from it, so we take those whose generations scored best,
+# let them run a few fresh episodes, and keep halving the field.
+
+
+# %%
+def parents_of(config: SearchConfig, seed: int, log: np.ndarray) -> Iterator[Parent]:
+    """Every parent of a run, rebuilt from its log: the first belongs to the first record."""
+    parent = first_parent(config)
+    for generation, numbers in enumerate(log):
+        yield parent
+        parent = update_parent(config, seed, generation, parent, Record.unpack(numbers, config.directions))
+
+
+def fastest_parent(config: SearchConfig, seed: int, log: np.ndarray) -> Parent:
+    """The best parent of a run by successive halving: sixteen candidates, four rounds, twice the episodes each round."""
+    scores = np.array([Record.unpack(numbers, config.directions).returns.mean() for numbers in log])
+    promising = set(np.argsort(scores)[-16:])
+    field = [parent for generation, parent in enumerate(parents_of(config, seed, log)) if generation in promising]
+    env = make_body(config)
+    for episodes in (1, 2, 4, 8):
+        means = [body_score(parent, env, SELECTION + 100 * seed, episodes) for parent in field]
+        field = [field[i] for i in np.argsort(means)[::-1][: max(1, len(field) // 2)]]
+    env.close()
+    return field[0]
+
+
+def body_score(parent: Parent, env: gym.Env, seed: int, episodes: int) -> float:
+    """Mean return of a parent's own policy, without noise, over ``episodes`` episodes."""
+    return float(np.mean([play(parent, 0.0, env, seed + episode)[0] for episode in range(episodes)]))
+
+
+# %% [markdown]
+# Now run the cell and watch. The checkpoint holds nothing but the log; interrupt the cell whenever you like and run it
+# again, and it goes on from where it was. A random policy, the floor, flails on the spot.
+
+
+# %%
+def random_body_return(config: SearchConfig, episodes: int, seed: int) -> float:
+    """Mean return of uniformly random torques."""
+    env, returns = make_body(config), []
+    env.action_space.seed(seed)
+    for episode in range(episodes):
+        env.reset(seed=seed + episode)
+        returns.append(sum(env.step(env.action_space.sample())[1] for _ in range(config.horizon)))
+    return float(np.mean(returns))
+
+
+search_config = by_budget(smoke=SearchConfig(generations=3, horizon=60), laptop=SearchConfig())
+checkpoint = "../runs/ch01_halfcheetah.safetensors"
+body_run = watch(
+    search(search_config, 1, resume(checkpoint, search_config), PoolEvaluator, results.cores()),
+    floor=random_body_return(search_config, 5, seed=0),
+    save_to=checkpoint,
+    config=search_config,
+)
+
+# %% tags=["E5"]
+runner = fastest_parent(search_config, 1, body_run.state["log"])
+body = make_body(search_config)
+fresh = [play(runner, 0.0, body, SCORING + episode)[0] for episode in range(by_budget(smoke=2, laptop=20))]
+print(f"champion: mean return {np.mean(fresh):,.0f}, worst {np.min(fresh):,.0f}, over {len(fresh)} fresh episodes")
+
+
+# %%
+def runner_action(obs: np.ndarray) -> np.ndarray:
+    return runner.weights @ ((obs - runner.mean) / np.sqrt(runner.m2 / runner.count))
+
+
+try:
+    view = {"width": 320, "height": 200, "camera_name": "track"}
+    clip = record("HalfCheetah-v5", runner_action, seed=7, steps=by_budget(smoke=6, laptop=160), **view)
+    display(show_clip(clip, fps=20, caption="Eight seconds of the champion at its own speed."))
+except RenderError as error:
+    print(error)
+
+# %% [markdown]
+# One run can be lucky, so here are five, with the champion each of them chose. The stored runs used the same code and
+# settings.
+
+# %%
+stored = results.curves("E5", "halfcheetah", "mean_return")  # [S, T]
+steps = results.curves("E5", "halfcheetah", "env_steps").mean(0) / 1e6
+champions = [run["metrics"]["halfcheetah_return"] for run in results.runs("E5", "halfcheetah")]
+figure, axes = plt.subplots()
+plots.bands(axes, steps, stored, "children's mean return")
+axes.plot(np.full(len(champions), steps[-1]), champions, "o", color=plots.COLOURS[1], label="champions, 20 fresh episodes each")
+axes.axhline(3430, color=plots.INK, linestyle="--", label="threshold of Mania et al. (2018)")
+axes.axhline(
+    results.runs("E5", "halfcheetah")[0]["baselines"]["halfcheetah_return"],
+    color=plots.INK,
+    linestyle=":",
+    label="random policy",
+)
+axes.set(xlabel="environment steps (millions)", ylabel="return of an episode")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Mean return of the noisy children against environment steps, mean and 95 % interval over seeds, and the champions
+# (orange dots). The children stay below: noise that a standing body would shrug off trips a running one.*
+#
+# ## The same result on any crew
+#
+# The three evaluators must agree to the last bit, whatever the number of workers. The next cell runs a short search
+# with each and compares the logs, hence the parents, exactly. Then it kills a worker in mid-generation.
+
+# %% tags=["E6"]
+short = SearchConfig(generations=4, horizon=by_budget(smoke=20, laptop=250))
+crews = {
+    "serial": (SerialEvaluator, 1),
+    "process pool, 2": (PoolEvaluator, 2),
+    "process pool, 3": (PoolEvaluator, 3),
+    "Ray, 2": (RayEvaluator, 2),
+}
+logs = {}
+for name, (evaluator, workers) in crews.items():
+    times = [time.perf_counter()]
+    for progress in search(short, seed=5, evaluator=evaluator, workers=workers):
+        times.append(time.perf_counter())
+    logs[name] = progress.state()["log"]
+    first, later, same = times[1] - times[0], np.diff(times[1:]).mean(), np.array_equal(logs[name], logs["serial"])
+    print(f"{name:16s} first generation {first:5.2f} s, then {later:.3f} s each; same bits: {same}")
+
+
+# %%
+class Saboteur(PoolEvaluator):
+    """A process pool that loses a worker in the middle of generation 2."""
+
+    def listen(self, i: int, log: np.ndarray) -> np.ndarray:
+        if len(log) == 2 and i == 1 and not hasattr(self, "struck"):
+            self.struck = True
+            self.members[i][0].kill()
+        return super().listen(i, log)
+
+
+*_, progress = search(short, seed=5, evaluator=Saboteur, workers=2)
+print("log after losing a worker identical:", np.array_equal(progress.state()["log"], logs["serial"]))
+
+# %% [markdown]
+# The first generation includes starting the workers; the later ones show the work. More workers than cores bring
+# nothing.
+#
+# ### What travels
+#
+# The source's listing sets a seed twice and draws the same four numbers; here is what that buys. Both sides know the
+# seed, so the noise never travels. Each reply is a record, and the news is the merged record of the last generation.
+# The next cell counts the bytes that really went through the pipes, and what parameter vectors would have cost.
+
+
+# %%
+def traffic(config: SearchConfig, seed: int, workers: int = 2) -> tuple[float, float]:
+    """Bytes through the pipes per generation, and what sending every child's parameters would take instead."""
+    crew = PoolEvaluator(config, seed, workers)
+    log = np.zeros((0, 2 * config.directions + 1 + 2 * len(first_parent(config).mean)))
+    for _ in range(config.generations):
+        shards = [Record.unpack(packed, config.directions // config.shards) for packed in crew.evaluate(log)]
+        log = np.vstack([log, merge_records(shards).pack()])
+    crew.close()
+    return crew.bytes / config.generations, 2 * config.directions * first_parent(
+        config
+    ).weights.nbytes + crew.bytes / config.generations
+
+
+# %% tags=["E7"]
+sent, vectors = traffic(replace(short, horizon=20), seed=5)
+print(f"{sent:,.0f} bytes a generation for two workers; with the children's parameters sent along, {vectors:,.0f}")
+params = np.logspace(2, 7, 50)
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+axes.loglog(params, 16 * 8 * params, color=plots.COLOURS[1], label="16 parameter vectors")
+axes.axhline(sent, color=plots.COLOURS[0], label="records: returns and statistics (measured)")
+axes.axhline(16 * 8, color=plots.COLOURS[0], linestyle="--", label="the 16 returns alone")
+axes.plot(first_parent(short).weights.size, sent, "o", color=plots.COLOURS[0])
+axes.set(xlabel="parameters of the policy", ylabel="bytes a generation")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Bytes per generation against the size of the policy, both axes logarithmic. What we send does not depend on the
+# policy's size at all. The statistics make up most of it; the returns alone, the "one number per individual" of
+# {cite:t}`salimans2017`, would be the dashed line. For our linear policy the saving is modest; at a million parameters
+# it is a factor of tens of thousands.*
+#
+# ## How far does it scale?
+#
+# If $n$ workers need time $T_n$ for the work that one does in $T_1$, the **scaling efficiency** is
+#
+# $$
+# E_n = \frac{T_1}{n \, T_n} ,
+# $$
+#
+# 1 for perfect division of labour, less when workers wait. Measured on this machine, as far as its cores go:
+
+
+# %%
+def generation_seconds(config: SearchConfig, seed: int, workers: int) -> float:
+    """Median seconds of a generation with ``workers`` processes, their start left out."""
+    times = []
+    for _ in search(config, seed, evaluator=PoolEvaluator, workers=workers):
+        times.append(time.perf_counter())
+    return float(np.median(np.diff(times)))
+
+
+# %% tags=["E8"]
+scaling = by_budget(smoke=SearchConfig(generations=3, horizon=20), laptop=SearchConfig(generations=16))
+measured = {n: generation_seconds(scaling, 1, n) for n in range(1, results.cores() + 1)}
+for n, seconds in measured.items():
+    print(f"{n} workers: {seconds:.3f} s a generation, efficiency {measured[1] / (n * seconds):.2f}")
+
+# %% [markdown]
+# ### Beyond the cores we have: a model
+#
+# The paper's machines had 1,440 cores: 10 minutes against 11 hours on 18. We do not have them, so what follows is a
+# **model**. Its measured ingredients are the distribution of evaluation times, the size of a record and the time a
+# worker needs to redraw the noise of one direction; its assumed ones are a network of 1 gigabit per second and 0.1 ms
+# latency. A generation lasts as long as its slowest worker, plus communication:
+#
+# - **Evolution strategy:** everyone receives the records of all directions and redraws their noise.
+# - **Gradient, central server:** every worker sends a gradient of $D$ numbers to one machine and receives the new
+#   parameters; its network card is shared by all.
+
+
+# %%
+def measured_constants(config: SearchConfig, seed: int, episodes: int = 40) -> dict:
+    """Seconds of single evaluations [episodes], seconds to redraw a direction's noise, bytes a direction reports."""
+    env, parent = make_body(config), first_parent(config)
+    evaluations = []
+    for episode in range(episodes):
+        began = time.perf_counter()
+        play(parent, config.noise, env, seed + episode)
+        evaluations.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    for shard in range(1000):
+        shard_noise(config, seed, 0, shard, parent.weights.shape)
+    return {"evaluations": np.array(evaluations), "redraw": (time.perf_counter() - began) / 1000, "bytes": 2 * 8}
+
+
+def modelled_seconds(workers: int, constants: dict, params: int | None, episodes: int = 1440) -> float:
+    """Seconds of a generation of ``episodes`` evaluations. params: the gradient's size, or None for an evolution strategy."""
+    rng, bandwidth, latency = np.random.default_rng(0), 125e6, 1e-4
+    shares = np.array_split(rng.choice(constants["evaluations"], episodes), workers)
+    slowest = max(share.sum() for share in shares)
+    if workers == 1:
+        return slowest
+    if params is None:
+        news = episodes / 2 * constants["bytes"]
+        return slowest + latency + 2 * news / bandwidth + episodes / 2 * constants["redraw"]
+    return slowest + latency + workers * 2 * 4 * params / bandwidth
+
+
+# %%
+constants = measured_constants(scaling, seed=0, episodes=by_budget(smoke=4, laptop=40))
+counts = np.unique(np.geomspace(1, 1440, 40).astype(int))
+figure, axes = plt.subplots(figsize=(7.2, 3.8))
+alone = modelled_seconds(1, constants, None)
+for label, params in {
+    "evolution strategy": None,
+    "gradient, 100 thousand parameters": 10**5,
+    "gradient, 1 million": 10**6,
+}.items():
+    axes.loglog(counts, [alone / modelled_seconds(n, constants, params) for n in counts], label=f"{label} (model)")
+axes.loglog(counts, counts, color=plots.INK, linewidth=1, linestyle=":", label="perfect scaling")
+axes.loglog(
+    [18, 1440], [18, 18 * 11 * 60 / 10], "s", color=plots.COLOURS[3], label="Salimans et al. 2017, 18 cores taken as 18"
+)
+axes.loglog(list(measured), [measured[1] / s for s in measured.values()], "o", color=plots.INK, label="measured here")
+axes.set(xlabel="cores", ylabel="times as fast as one core")
+axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# *Speed-up against cores, both axes logarithmic; circles are measured, lines are a model, squares are the paper's two
+# points. The evolution strategy bends only when the slowest single episode and the shared bookkeeping count; the
+# gradient's central server saturates as soon as the gradients of all workers no longer fit through its network card,
+# the sooner the larger the network. Decentralised reductions push that point out; they do not remove it.*
+#
+# ## What it costs in samples
+#
+# Evolution pays in experience. A gradient step extracts a direction from every transition; a generation extracts one
+# number from every episode. How many environment steps until CartPole is *solved*, meaning that the policy at hand
+# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO {cite:p}`schulman2017` and
+# DQN {cite:p}`mnih2015`, from Stable-Baselines3 {cite:p}`raffin2021` with published CartPole settings.
+
+
+# %%
+def first_success(progresses: Iterator[Progress], policy_of: Callable[[dict], torch.Tensor], seed: int) -> float:
+    """Environment steps until ``policy_of(state)`` scores 475 over 100 fresh episodes, or all steps where it never does."""
+    for progress in progresses:
+        if score(policy_of(progress.state()), seed + progress.step) >= 475:
+            break
+    return progress.metrics["env_steps"]
+
+
+def ga_steps_to_solve(seed: int) -> float:
+    return first_success(evolve(GAConfig(), seed), lambda state: champion_of(state, seed), seed)
+
+
+def es_steps_to_solve(seed: int) -> float:
+    return first_success(evolve_parent(ESConfig(), seed), lambda state: torch.from_numpy(state["parent"]).float(), seed)
+
+
+# %%
+class UntilSolved(BaseCallback):
+    """Stop a Stable-Baselines3 run at the first check that scores 475 over 100 episodes; checks cost no counted steps."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every, self.solved = every, False
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.every < self.training_env.num_envs:
+            act = lambda obs: self.model.predict(obs, deterministic=True)[0]
+            if episode_returns(act, "CartPole-v1", 100, SCORING + self.num_timesteps).mean() >= 475:
+                self.solved = True
+        return not self.solved
+
+
+def ppo_steps_to_solve(seed: int, limit: int = 200_000) -> float:
+    """PPO with eight environments, learning rate and clip range falling linearly."""
+    rates = {"learning_rate": lambda left: 1e-3 * left, "clip_range": lambda left: 0.2 * left}
+    shape = {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8, "ent_coef": 0.0}
+    model = PPO("MlpPolicy", make_vec_env("CartPole-v1", 8, seed=seed), seed=seed, device="cpu", **rates, **shape)
+    model.learn(limit, UntilSolved(every=2000))
+    return model.num_timesteps
+
+
+def dqn_steps_to_solve(seed: int, limit: int = 200_000) -> float:
+    """DQN with a 256-256 network."""
+    learning = {"learning_rate": 2.3e-3, "batch_size": 64, "train_freq": 256, "gradient_steps": 128, "gamma": 0.99}
+    memory = {"buffer_size": 100_000, "learning_starts": 1000, "target_update_interval": 10}
+    exploration = {"exploration_fraction": 0.04, "exploration_final_eps": 0.04, "policy_kwargs": {"net_arch": [256, 256]}}
+    model = DQN(
+        "MlpPolicy", make_vec_env("CartPole-v1", 1, seed=seed), seed=seed, device="cpu", **learning, **memory, **exploration
+    )
+    model.learn(limit, UntilSolved(every=2000))
+    return model.num_timesteps
+
+
+# %% tags=["E9"]
+SOLVER_KEYS = {"genetic algorithm": "", "evolution strategy": "_es", "PPO": "_ppo", "DQN": "_dqn"}
+SOLVERS = {
+    "genetic algorithm": ga_steps_to_solve,
+    "evolution strategy": es_steps_to_solve,
+    "PPO": ppo_steps_to_solve,
+    "DQN": dqn_steps_to_solve,
+}
+for name in by_budget(smoke=["evolution strategy"], laptop=list(SOLVERS)):
+    began = time.perf_counter()
+    print(f"{name:20s} {SOLVERS[name](seed=2):12,.0f} environment steps, {time.perf_counter() - began:5.1f} s")
+
+# %%
+costs = {
+    name: [run["metrics"][f"steps_to_solve{key}"] for run in results.runs("E9", "samples")] for name, key in SOLVER_KEYS.items()
+}
+figure, axes = plt.subplots(figsize=(7.2, 2.4))
+plots.bars(axes, costs)
+axes.set(xscale="log", xlabel="environment steps to solve CartPole (logarithmic)")
+plt.show()
+
+# %% [markdown]
+# *Environment steps to solve CartPole: mean, 95 % interval and single seeds (circles), on a logarithmic axis. The
+# genetic algorithm pays for five hundred individuals a generation; the evolution strategy is leaner; the gradient
+# methods need the fewest steps. In seconds the order can turn around, as the printed times above show: evolution's
+# steps are cheap because they batch.*
+#
+# ### What a simulator changes
+#
+# Sample cost matters where samples are dear: a robot lives in real time. A simulator does not.
+
+# %%
+cartpole_factor = batched_speed * 0.02  # each step simulates 0.02 s
+body_factor = body_run["env_steps"][-1] * 0.05 / body_run.seconds  # each decision simulates 0.05 s
+print(f"CartPole ran {cartpole_factor:,.0f} times faster than real time, the running body {body_factor:,.0f} times")
+print(f"the body's training took {body_run['env_steps'][-1] * 0.05 / 3600:,.1f} hours of its own life")
+
+# %% [markdown]
+# ### Exploration
+#
+# Back to the two hills, from sixty random starts each: how often does gradient ascent end on the higher hill, and how
+# often does a population that begins around the same start?
+
+# %%
+starts = np.random.default_rng(1).uniform([-3, -1.5], [3, 1.5], (by_budget(smoke=5, laptop=60), 2))
+reached = {"gradient ascent": [], "population of 60": []}
+for i, start in enumerate(starts):
+    rng = np.random.default_rng(i)
+    reached["gradient ascent"].append(two_hills(climb(start)[-1]) > 1.5)
+    crowd = start + 0.8 * rng.standard_normal((60, 2))
+    for _ in range(15):
+        crowd = select_and_vary(crowd, rng)
+    reached["population of 60"].append(two_hills(crowd).max() > 1.5)
+for name, successes in reached.items():
+    print(f"{name:18s} reaches the higher hill from {np.mean(successes):.0%} of {len(starts)} starts")
+
+# %% [markdown]
+# A spread-out population looks in many places at once, so it depends less on where it starts. It pays for that with
+# sixty evaluations a generation, and in hundreds of dimensions even thousands of individuals look almost nowhere.
+# Exploration by numbers works on landscapes of few important directions.
+#
+# ## Spot the bug
+#
+# Four faults from published versions of this chapter's code. All run without an error. Read each snippet, guess the
+# symptom, then look.
+#
+# ### 1. Whose probabilities?
+#
+# ```python
+# log_probs = torch.log_softmax(logits, dim=-1)
+# action = torch.distributions.Categorical(probs=log_probs).sample()
+# ```
+#
+# `Categorical` divides what it gets by its sum. Log-probabilities are all negative, their ratios positive, and the
+# *least* likely action has the largest share.
+
+
+# %%
+def inverted(logits: torch.Tensor) -> torch.Tensor:
+    """The fault: log-probabilities passed as probabilities. [..., A] -> [...]."""
+    return torch.distributions.Categorical(probs=torch.log_softmax(logits, -1)).sample()
+
+
+torch.manual_seed(0)
+logits = torch.log(torch.tensor([0.88, 0.12])).expand(10_000, 2)
+figure, (bars, curve) = plt.subplots(1, 2, figsize=(8.4, 2.6))
+for i, (name, choose) in enumerate({"logits=logits": sampled, "probs=log_probs": inverted}.items()):
+    bars.bar(np.arange(2) + 0.4 * i, np.bincount(choose(logits)) / len(logits), width=0.4, label=name)
+    scores = evaluate_population(champion[None], by_budget(smoke=5, laptop=100), seed=11, choose=choose)
+    curve.hist(scores[0], bins=np.arange(0, 501, 20), alpha=0.7, label=name)
+bars.set(xticks=[0.2, 1.2], xticklabels=["wanted 0.88", "wanted 0.12"], ylabel="share of samples")
+curve.set(xlabel="episode return of the champion", ylabel="episodes")
+curve.legend()
+plt.show()
+
+# %% [markdown]
+# *Left: the two actions' shares. Right: the champion's returns, sampling with each. The fault turns a preference into
+# its opposite. A genetic algorithm hides it: it simply evolves networks whose preferences are upside down, so the curve
+# still rises.*
+#
+# ### 2. The episode that never ends
+#
+# ```python
+# playing &= ~terminated
+# ```
+#
+# A pole that never falls never terminates. Gymnasium says *truncated* when the 500 steps are over; whoever ignores it
+# goes on with a freshly reset cart as if it were the same episode.
+
+# %%
+envs = gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="vector_entry_point")
+obs, _ = envs.reset(seed=1)
+counted, total = [], 0.0
+for _ in range(by_budget(smoke=600, laptop=2500)):
+    action = greedy(action_logits(unpack(champion[None]), torch.from_numpy(obs)[None]))[0].numpy()
+    obs, reward, terminated, truncated, _ = envs.step(action)
+    total += reward[0]
+    counted.append(total)
+    if terminated[0]:
+        break
+figure, axes = plt.subplots(figsize=(7.2, 2.3))
+axes.plot(counted, color=plots.COLOURS[1], label="ignoring truncation")
+axes.plot(np.minimum(counted, 500), color=plots.COLOURS[0], label="an episode's return")
+axes.set(xlabel="step", ylabel="return so far")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *The return that the faulty loop has counted so far. It passes 500, which no episode can, and `while playing.any()`
+# never ends: training appears to hang as soon as it succeeds.*
+#
+# ### 3. The best of the unborn
+#
+# ```python
+# population = next_generation(population)
+# best = population[fitness.argmax()]      # fitness of the generation before
+# ```
+#
+# After the last generation has been bred, the fitness in memory belongs to the parents. The index points at some child
+# that nobody has evaluated.
+
+# %%
+bred_rng = np.random.default_rng(0)
+adults = torch.as_tensor(ga_run.state["population"])
+pairs = tournament(ga_run.state["fitness"], len(adults) // 2, ga_config.tournament, bred_rng)
+unborn = mutate(crossover(adults[pairs[:, 0]], adults[pairs[:, 1]], (PARAMS,), bred_rng), ga_config.mutation_rate, bred_rng)
+picks = np.argsort(-ga_run.state["fitness"])[:50].copy()
+figure, axes = plt.subplots(figsize=(7.2, 2.4))
+for label, individuals in {"evaluated, then chosen": adults, "bred after the evaluation": unborn}.items():
+    axes.hist(evaluate_population(individuals[picks], 20, seed=5).mean(1), bins=np.arange(0, 511, 15), alpha=0.7, label=label)
+axes.set(xlabel="mean return over 20 fresh episodes", ylabel="individuals")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Mean returns of the fifty individuals at the best fifty indices. Those of the evaluated generation are good; the
+# children at the same indices are a random draw from the next generation, cripples included.*
+#
+# ### 4. A child that is its parent
+#
+# ```python
+# child = parent                      # no copy
+# child[hit] = torch.randn(hit.sum()) # ... in place
+# ```
+#
+# If the parent stays in the population, as the best individual often should, mutating the child in place changes both.
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 2.4))
+for label, copy in {"copied, then mutated": True, "mutated in place": False}.items():
+    rng, kept = np.random.default_rng(0), []
+    elite = rng.choice(ALPHABET, (1, 12))
+    for _ in range(600):
+        child = elite.copy() if copy else elite
+        child[0, rng.integers(12)] = rng.choice(ALPHABET)
+        if similarity(child, "Hello World!") >= similarity(elite, "Hello World!"):
+            elite = child
+        kept.append(similarity(elite, "Hello World!")[0])
+    axes.plot(kept, label=label)
+axes.set(xlabel="mutation", ylabel="similarity of the elite", ylim=(0, 1.02))
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Similarity of the one kept string. With a copy it never falls. In place, the comparison is always between a string
+# and itself, so every change is accepted and the elite wanders at random.*
+#
+# ## Exercises
+#
+# Each has a solution that runs, folded away.
+#
+# **1. Longer words.** The source remarks that a longer target needs more time. How do the generations grow with the
+# target's length? Take prefixes of a long sentence.
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+sentence = "Natural selection is anything but random!"
+lengths = (6, 12, 20, 30, 40)
+needed = []
+for length in lengths:
+    long_config = StringConfig(target=sentence[:length], population=2000, mutation_rate=0.001, generations=1000)
+    *_, progress = evolve_strings(long_config, seed=0)
+    needed.append(progress.step)
+figure, axes = plt.subplots(figsize=(7.2, 2.3))
+axes.plot(lengths, needed, "o-")
+axes.set(xlabel="length of the target", ylabel="generations until found", ylim=(0, None))
+plt.show()
+
+# %% [markdown]
+# **2. Uniform crossover.** One-point crossover keeps neighbouring parameters together. Let each parameter come from
+# either parent by a coin flip instead. Does it matter on CartPole?
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+def uniform_crossover(
+    mothers: torch.Tensor, fathers: torch.Tensor, sizes: tuple[int, ...], rng: np.random.Generator
+) -> torch.Tensor:
+    coin = torch.from_numpy(rng.random(mothers.shape) < 0.5)
+    return torch.cat([torch.where(coin, mothers, fathers), torch.where(coin, fathers, mothers)])
+
+
+one_point = crossover
+exercise = by_budget(smoke=GAConfig(population=20, generations=2), laptop=GAConfig(population=200, generations=20, episodes=1))
+for crossover in (one_point, uniform_crossover):  # ``evolve`` looks its operator up by this name
+    finals = [[*evolve(exercise, seed)][-1].metrics["mean_fitness"] for seed in range(3)]
+    print(f"{crossover.__name__:18s} final mean fitness, three seeds: {np.round(finals, 1)}")
+crossover = one_point
+
+# %% [markdown]
+# **3. Antithetic noise for the pole.** Give `evolve_parent` mirrored noise: draw $N/2$ directions and use each with
+# both signs. Compare the children's mean fitness over five seeds, at the same number of children.
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+plain_curves, mirrored_curves = [], []
+for seed in range(by_budget(smoke=2, laptop=5)):
+    plain_curves.append([progress.metrics["mean_fitness"] for progress in evolve_parent(es_config, seed)])
+    rng = np.random.default_rng(seed)
+    parent, curve = rng.standard_normal(PARAMS) / 10, []
+    for _ in range(es_config.generations):
+        half = rng.standard_normal((es_config.children // 2, PARAMS))
+        noise = np.concatenate([half, -half])
+        fitness = evaluate_population(torch.from_numpy(parent + es_config.noise * noise).float(), 1, int(rng.integers(2**31)))[
+            :, 0
+        ]
+        parent = es_step(parent, noise, fitness, es_config)
+        curve.append(fitness.mean())
+    mirrored_curves.append(curve)
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+for label, curves in {"independent noise": plain_curves, "mirrored noise": mirrored_curves}.items():
+    plots.bands(axes, np.arange(1, es_config.generations + 1), np.array(curves), label)
+axes.set(xlabel="generation", ylabel="children's mean fitness")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# **4. Another body.** Make a swimmer swim: `Swimmer-v5` has 8 observations and 2 joints, and needs only a minute's
+# search. What return does your champion reach?
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+swimmer = by_budget(
+    smoke=SearchConfig(env_id="Swimmer-v5", generations=2, horizon=20), laptop=SearchConfig(env_id="Swimmer-v5", generations=60)
+)
+*_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())
+best_swimmer = fastest_parent(swimmer, 1, progress.state()["log"])
+swum = body_score(best_swimmer, make_body(swimmer), SCORING, episodes=by_budget(smoke=1, laptop=10))
+print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes")
+
+# %% [markdown]
+# ## Summary
+#
+# - A genetic algorithm needs a score and four operations: evaluate, select, recombine, mutate. It works on letters and
+#   on weights alike.
+# - Evaluation is the bottleneck, so the population is evaluated as one batch. That, not the algorithm, decides whether
+#   you wait seconds or minutes.
+# - Select on scores that are as little luck as possible: greedy actions, several episodes, and a champion chosen and
+#   scored on separate episodes.
+# - An evolution strategy keeps one parent and follows noise weighted by fitness: a gradient of the smoothed fitness,
+#   without backpropagation.
+# - With shared seeds only scores travel. The log of scores *is* the run: any worker, and any checkpoint, rebuilds the
+#   parent from it.
+# - Evolution is data-hungry. With a fast simulator and many cores that can be a good bargain.
+#
+# Further reading: {cite:t}`salimans2017` for the strategy at scale, {cite:t}`mania2018` for how little it needs,
+# {cite:t}`such2017` for genetic algorithms on Atari, {cite:t}`wierstra2014` for the theory of natural evolution
+# strategies.
+#
+# ## How the numbers were measured
+#
+# `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
+# time, cores and versions. The tables and bands of this chapter are drawn from those files.
+
+
+# %%
+def measure_strings(config: StringConfig, seed: int) -> results.Measured:
+    """Seconds until the target appears; a population that lost a letter for good is replaced by a fresh one."""
+    began, curve, best, attempt = time.perf_counter(), [], 0.0, 0
+    while best < 1:
+        for progress in evolve_strings(config, seed + 10_000 * attempt):
+            curve.append(progress.metrics["mean_fitness"])
+        best, attempt = progress.metrics["best_fitness"], attempt + 1
+    return results.Measured({"seconds_to_target": time.perf_counter() - began}, curves={"mean_fitness": curve})
+
+
+def measure_genetic(config: GAConfig, seed: int) -> results.Measured:
+    began, curve = time.perf_counter(), []
+    for progress in evolve(config, seed):
+        curve.append(progress.metrics["mean_fitness"])
+    best, seconds = champion_of(progress.state(), seed), time.perf_counter() - began
+    plain, batched = evaluation_speeds(progress.state()["population"], config.episodes, seed, sample=40)
+    return results.Measured(
+        {"speedup": batched / plain, "champion_return": score(best, seed), "training_seconds": seconds},
+        {"speedup": plain, "champion_return": random_return_of(100, seed)},
+        {"mean_fitness": curve},
+        {"champion": best},
+    )
+
+
+def measure_sweep(config: GAConfig, seed: int) -> results.Measured:
+    curves = {}
+    for name, values in SWEEPS.items():
+        for value in values:
+            run = evolve(replace(config, **{name: value}), seed)
+            curves[f"{name}={value}"] = [progress.metrics["mean_fitness"] for progress in run]
+    return results.Measured({}, curves=curves)
+
+
+# %%
+def measure_cartpole_es(config: ESConfig, seed: int) -> results.Measured:
+    curve = []
+    for progress in evolve_parent(config, seed):
+        curve.append(progress.metrics["mean_fitness"])
+    parent = torch.from_numpy(progress.state()["parent"]).float()
+    floor = {"cartpole_return": random_return_of(100, seed)}
+    return results.Measured({"cartpole_return": score(parent, seed)}, floor, {"mean_fitness": curve}, {"parent": parent})
+
+
+def measure_halfcheetah(config: SearchConfig, seed: int) -> results.Measured:
+    began, curves = time.perf_counter(), {"mean_return": [], "env_steps": []}
+    for progress in search(config, seed, None, PoolEvaluator, results.cores()):
+        for name, values in curves.items():
+            values.append(progress.metrics[name])
+    best = fastest_parent(config, seed, progress.state()["log"])
+    seconds = time.perf_counter() - began
+    found = {
+        "halfcheetah_return": body_score(best, make_body(config), SCORING + 100 * seed, 20),
+        "halfcheetah_seconds": seconds,
+    }
+    floor = {"halfcheetah_return": random_body_return(config, 20, seed)}
+    return results.Measured(found, floor, curves, best._asdict())
+
+
+# %%
+def measure_traffic(config: SearchConfig, seed: int) -> results.Measured:
+    records, vectors = traffic(config, seed)
+    return results.Measured({"bytes_per_generation": records}, {"bytes_per_generation": vectors})
+
+
+def measure_scaling(config: SearchConfig, seed: int) -> results.Measured:
+    n = results.cores()
+    alone, together = generation_seconds(config, seed, 1), generation_seconds(config, seed, n)
+    return results.Measured({"efficiency": alone / (n * together)}, {"efficiency": 1.0})
+
+
+def measure_samples(config: None, seed: int) -> results.Measured:
+    steps = {f"steps_to_solve{key}": SOLVERS[name](seed) for name, key in SOLVER_KEYS.items()}
+    return results.Measured(steps, {"steps_to_solve": steps["steps_to_solve_ppo"]})
+
+
+# %%
+FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+STEPS = "environment steps"
+MEASUREMENTS = [
+    results.Measurement("E1", "strings", measure_strings, StringConfig(), FIVE, (
+        results.Metric("seconds_to_target", "s", "median", "a few minutes on a modern CPU"),)),
+    results.Measurement("E2", "genetic", measure_genetic, GAConfig(), FIVE, (
+        results.Metric("speedup", "times the plain loop's steps/s", "median"),
+        results.Metric("champion_return", "return", "mean", "mean score rises steadily"),
+        results.Metric("training_seconds", "s", "median"))),
+    results.Measurement("E2", "genetic_sampled", measure_genetic, GAConfig(sample_actions=True), FIVE),
+    results.Measurement("E3", "genetic_layerwise", measure_genetic, GAConfig(layerwise=True), FIVE, (
+        results.Metric("champion_return", "return", "mean", "left as an exercise"),)),
+    results.Measurement("E4", "sweep", measure_sweep, GAConfig(), THREE),
+    results.Measurement("E5", "cartpole_es", measure_cartpole_es, ESConfig(), FIVE, (
+        results.Metric("cartpole_return", "return"),)),
+    results.Measurement("E5", "halfcheetah", measure_halfcheetah, SearchConfig(), FIVE, (
+        results.Metric("halfcheetah_return", "return", "median"),
+        results.Metric("halfcheetah_seconds", "s", "median"))),
+    results.Measurement("E7", "traffic", measure_traffic, SearchConfig(generations=20, horizon=50), THREE, (
+        results.Metric("bytes_per_generation", "bytes", "mean", "one number per individual"),)),
+    results.Measurement("E8", "scaling", measure_scaling, SearchConfig(generations=16), THREE, (
+        results.Metric("efficiency", "share of perfect scaling", "median", "18 to 1,440 cores: 11 h to 10 min"),)),
+    results.Measurement("E9", "samples", measure_samples, None, FIVE, (
+        results.Metric("steps_to_solve", STEPS, "mean", "evolution is data-hungry"),
+        results.Metric("steps_to_solve_es", STEPS),
+        results.Metric("steps_to_solve_ppo", STEPS),
+        results.Metric("steps_to_solve_dqn", STEPS))),
+]  # fmt: skip
+SHOWN = ("E4", "E6")
