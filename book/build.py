@@ -40,17 +40,31 @@ def fetch_javascript() -> bool:
         return False
     with tempfile.TemporaryDirectory() as folder:
         for name, version in json.loads(wanted)["dependencies"].items():
-            command = [npm, "pack", f"{name}@{version}", "--prefer-offline", "--pack-destination", folder]
+            command = [
+                npm,
+                "pack",
+                f"{name}@{version}",
+                "--prefer-offline",
+                "--pack-destination",
+                folder,
+            ]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             if done.returncode:
-                print(f"npm could not fetch {name} {version}: {without}\n{done.stderr}", file=sys.stderr)
+                print(
+                    f"npm could not fetch {name} {version}: {without}\n{done.stderr}",
+                    file=sys.stderr,
+                )
                 return False
             with tarfile.open(Path(folder) / done.stdout.split()[-1]) as package:
                 content = package.extractfile(f"package/{WANTED[name]}").read().decode()
                 # The widgets' icons: their font is looked for beside the page; put it into the script instead.
                 for font in set(re.findall(r'\b\w\.p\+"(\w+\.woff2)"', content)):
-                    data = base64.b64encode(package.extractfile(f"package/dist/{font}").read()).decode()
-                    content = re.sub(rf'\b\w\.p\+"{font}"', f'"data:font/woff2;base64,{data}"', content)
+                    data = base64.b64encode(
+                        package.extractfile(f"package/dist/{font}").read()
+                    ).decode()
+                    content = re.sub(
+                        rf'\b\w\.p\+"{font}"', f'"data:font/woff2;base64,{data}"', content
+                    )
             JAVASCRIPT.mkdir(parents=True, exist_ok=True)
             (JAVASCRIPT / Path(WANTED[name]).name).write_text(content)
     stamp.write_text(wanted)
@@ -62,7 +76,11 @@ def gather_pages(source: Path) -> Path:
 
     A copy and not a link: the links between pages resolve through a link to where it points.
     """
-    shutil.copytree(BOOK, source, ignore=lambda _, names: [name for name in names if not name.endswith((".md", ".bib"))])
+    shutil.copytree(
+        BOOK,
+        source,
+        ignore=lambda _, names: [name for name in names if not name.endswith((".md", ".bib"))],
+    )
     (source / "chapters").mkdir()
     for notebook in sorted(BOOK.parent.glob("chapters/ch*.ipynb")):
         shutil.copy(notebook, source / "chapters")
@@ -70,15 +88,29 @@ def gather_pages(source: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make book", description="Build the static book from the stored outputs.")
+    parser = argparse.ArgumentParser(
+        prog="make book", description="Build the static book from the stored outputs."
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=BOOK / "_build" / "html")
     folder = parser.parse_args().folder.resolve()
     fetch_javascript()
     shutil.rmtree(folder, ignore_errors=True)  # no page of an earlier build stays behind
     with tempfile.TemporaryDirectory() as parent:
         source = gather_pages(Path(parent) / "book")
-        options = ["-q", "-W", "--keep-going", "-b", "html", "-c", str(BOOK), "-d", f"{parent}/doctrees"]
-        code = subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(folder)]).returncode
+        options = [
+            "-q",
+            "-W",
+            "--keep-going",
+            "-b",
+            "html",
+            "-c",
+            str(BOOK),
+            "-d",
+            f"{parent}/doctrees",
+        ]
+        code = subprocess.run(
+            [sys.executable, "-m", "sphinx", *options, str(source), str(folder)]
+        ).returncode
     if code == 0:
         print(f"The book is built: {folder / 'index.html'}")
     return code

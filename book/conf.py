@@ -30,7 +30,9 @@ html_logo = html_favicon = "_static/mark.svg"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 # The theme turns icons into drawings; the widgets' icons must stay as they are, because Play looks for its own.
-html_js_files = [(None, {"body": "window.FontAwesomeConfig = {observeMutations: false}", "priority": 10})]
+html_js_files = [
+    (None, {"body": "window.FontAwesomeConfig = {observeMutations: false}", "priority": 10})
+]
 html_copy_source = html_show_sourcelink = html_show_copyright = False
 html_show_search_summary = False  # a page opened from a file may not fetch the others
 html_context = {"default_mode": "auto"}
@@ -51,7 +53,9 @@ if (BOOK / "_build" / "javascript" / "js" / "package.json").exists():
     mathjax_path = "js/tex-svg-full.js"
     nb_ipywidgets_js = {
         "js/require.js": {},
-        "js/embed-amd.js": {"data-jupyter-widgets-cdn": "./"},  # an unknown widget is not looked for elsewhere
+        "js/embed-amd.js": {
+            "data-jupyter-widgets-cdn": "./"
+        },  # an unknown widget is not looked for elsewhere
     }
 mathjax_config_path = "mathjax_config.js"
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "local"}}
@@ -70,9 +74,13 @@ def headline_table() -> str:
 def _headline(line: dict) -> str:
     row, chapter = line["row"], CHAPTER_OF_ROW.get(line["row"][0])
     unit = {"ratio": "×"}.get(line["unit"], line["unit"])
-    interval = f"{number(line['low'])} to {number(line['high'])}" if line["low"] != line["high"] else "–"
+    interval = (
+        f"{number(line['low'])} to {number(line['high'])}" if line["low"] != line["high"] else "–"
+    )
     cells = [
-        f"[{row}](chapters/{chapter}.ipynb)" if chapter and (BOOK.parent / "chapters" / f"{chapter}.ipynb").exists() else row,
+        f"[{row}](chapters/{chapter}.ipynb)"
+        if chapter and (BOOK.parent / "chapters" / f"{chapter}.ipynb").exists()
+        else row,
         line["metric"].replace("_", " "),
         (line["source_says"] or "–").replace("|", "\\|"),
         f"**{number(line['value'])}** {unit}",

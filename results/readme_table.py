@@ -20,8 +20,15 @@ BEGIN, END = "<!-- chapters -->\n", "<!-- /chapters -->"
 
 def headline(script: Path) -> str:
     """The chapter's HEADLINE with its numbers: value (95 % interval), or a dash where nothing is measured yet."""
-    constants = [node for node in ast.parse(script.read_text(encoding="utf8")).body if isinstance(node, ast.Assign)]
-    template = next((ast.literal_eval(c.value) for c in constants if ast.unparse(c.targets[0]) == "HEADLINE"), "—")
+    constants = [
+        node
+        for node in ast.parse(script.read_text(encoding="utf8")).body
+        if isinstance(node, ast.Assign)
+    ]
+    template = next(
+        (ast.literal_eval(c.value) for c in constants if ast.unparse(c.targets[0]) == "HEADLINE"),
+        "—",
+    )
     for line in json.loads(HEADLINES.read_text(encoding="utf8")) if HEADLINES.exists() else []:
         if (field := f"{{{line['row']}.{line['metric']}}}") in template:
             text = f"**{number(line['value'])}** ({number(line['low'])}–{number(line['high'])})"
@@ -31,14 +38,23 @@ def headline(script: Path) -> str:
 
 def table() -> str:
     """One line per executed chapter."""
-    lines = ["| Chapter | Time | Memory | Headline result (95 % interval over seeds) |", "|---|---|---|---|"]
+    lines = [
+        "| Chapter | Time | Memory | Headline result (95 % interval over seeds) |",
+        "|---|---|---|---|",
+    ]
     for path in sorted(CHAPTERS.glob("ch*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        title = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown").splitlines()[0].lstrip("# ")
+        title = (
+            next(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+            .splitlines()[0]
+            .lstrip("# ")
+        )
         ran = notebook.metadata.get("rlbook", {})
         memory = f"{ran['peak_mb'] / 1000:.1f} GB" if "peak_mb" in ran else "—"
         time = f"{ran['seconds'] / 60:.0f} min" if "seconds" in ran else "—"
-        lines.append(f"| [{title}](chapters/{path.name}) | {time} | {memory} | {headline(path.with_suffix('.py'))} |")
+        lines.append(
+            f"| [{title}](chapters/{path.name}) | {time} | {memory} | {headline(path.with_suffix('.py'))} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -35,8 +35,12 @@ def load_chapter(name: str) -> ModuleType:
 def _defines(node: ast.stmt) -> bool:
     if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
         return True
-    if isinstance(node, ast.Assign | ast.AnnAssign):
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        names = [n for target in targets for n in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        names = [
+            n
+            for target in targets
+            for n in (target.elts if isinstance(target, ast.Tuple) else [target])
+        ]
         return all(isinstance(name, ast.Name) and name.id.isupper() for name in names)
     return False

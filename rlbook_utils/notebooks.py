@@ -5,13 +5,17 @@ prose changed, the outputs stay.
 """
 
 import argparse
+import contextlib
 import hashlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jupytext
 import nbformat
+import psutil
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -49,14 +53,21 @@ def update(path: Path, *, force: bool = False) -> str:
         done = "prose carried over"
     else:
         began = time.perf_counter()
-        client = NotebookClient(notebook, timeout=None, store_widget_state=True, resources={"metadata": {"path": CHAPTERS}})
-        client.execute()
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            store_widget_state=True,
+            resources={"metadata": {"path": CHAPTERS}},
+        )
+        with _peak_memory(client) as peak:
+            client.execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
         seconds = time.perf_counter() - began
         notebook.metadata["rlbook"] = {
             "code_hash": digest,
             "seconds": round(seconds),
+            "peak_mb": round(peak[0]),
             "budget": budget(),
         }
         done = f"executed in {seconds:.0f} s"
@@ -64,12 +75,39 @@ def update(path: Path, *, force: bool = False) -> str:
     return f"{path.stem}: {done}, {stored_path.stat().st_size / 2**20:.2f} MB"
 
 
+@contextlib.contextmanager
+def _peak_memory(client: NotebookClient) -> Iterator[list[float]]:
+    """The most memory that the kernel and its children held together, sampled, in MB (shared pages count twice)."""
+    peak, done = [0.0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.5):
+            with contextlib.suppress(psutil.Error, AttributeError):
+                kernel = psutil.Process(client.km.provisioner.pid)
+                family = (kernel, *kernel.children(recursive=True))
+                peak[0] = max(peak[0], sum(process.memory_info().rss for process in family) / 1e6)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make notebooks", description="Bring the notebooks up to date with their scripts.")
+    parser = argparse.ArgumentParser(
+        prog="make notebooks", description="Bring the notebooks up to date with their scripts."
+    )
     parser.add_argument("chapters", nargs="*", help="such as ch01_evolution (default: all)")
-    parser.add_argument("--force", action="store_true", help="execute even where the code is unchanged")
+    parser.add_argument(
+        "--force", action="store_true", help="execute even where the code is unchanged"
+    )
     arguments = parser.parse_args()
-    paths = [CHAPTERS / f"{name}.py" for name in arguments.chapters] or sorted(CHAPTERS.glob("ch*.py"))
+    paths = [CHAPTERS / f"{name}.py" for name in arguments.chapters] or sorted(
+        CHAPTERS.glob("ch*.py")
+    )
     for path in paths:
         if not path.exists():
             sys.exit(f"There is no chapter {path.stem!r}.")

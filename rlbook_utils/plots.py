@@ -66,7 +66,9 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def live_curve(run: "Run", metric: str | None = None, floor: float | None = None, earlier: Sequence["Run"] = ()) -> Figure:
+def live_curve(
+    run: "Run", metric: str | None = None, floor: float | None = None, earlier: Sequence["Run"] = ()
+) -> Figure:
     """One metric of a run so far, over the whole width of the run.
 
     floor: the random policy's value. earlier: runs to draw faintly behind it.
@@ -99,13 +101,17 @@ def bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
         mean, (low, high) = np.mean(seeds), bootstrap(np.asarray(seeds, float)[:, None])
         axes.barh(row, mean, height=0.6, color=COLOURS[row % len(COLOURS)], alpha=0.75)
         axes.errorbar(mean, row, xerr=[[mean - low[0]], [high[0] - mean]], color=INK, capsize=3)
-        axes.plot(seeds, np.full(len(seeds), row), "o", color=INK, markersize=4, markerfacecolor="none")
+        axes.plot(
+            seeds, np.full(len(seeds), row), "o", color=INK, markersize=4, markerfacecolor="none"
+        )
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
 
 
-def bootstrap(samples: np.ndarray, statistic: str = "mean", repeats: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap(
+    samples: np.ndarray, statistic: str = "mean", repeats: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile bootstrap interval of the mean or median over seeds. samples: [S, ...] -> two [...]."""
     rng = np.random.default_rng(0)
     draws = samples[rng.integers(len(samples), size=(repeats, len(samples)))]  # [R, S, ...]

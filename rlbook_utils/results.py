@@ -71,9 +71,13 @@ def run_path(row: str, name: str, seed: int) -> Path:
 
 def runs(row: str, name: str) -> list[dict]:
     """The stored runs of a measurement, by seed. Raises FileNotFoundError saying how to make them."""
-    found = sorted((RESULTS / row).glob(f"{name}_seed*.json"), key=lambda p: int(p.stem.rpartition("seed")[2]))
+    found = sorted(
+        (RESULTS / row).glob(f"{name}_seed*.json"), key=lambda p: int(p.stem.rpartition("seed")[2])
+    )
     if not found:
-        raise FileNotFoundError(f"There are no results for {row} ({name}) yet: run `make results ROW={row} WRITE=1`.")
+        raise FileNotFoundError(
+            f"There are no results for {row} ({name}) yet: run `make results ROW={row} WRITE=1`."
+        )
     return [json.loads(path.read_text()) for path in found]
 
 
@@ -94,7 +98,10 @@ def run_once(measurement: Measurement, seed: int) -> tuple[dict, dict | None]:
         "seed": seed,
         "metrics": {name: float(value) for name, value in found.metrics.items()},
         "baselines": {name: float(value) for name, value in found.baselines.items()},
-        "curves": {name: [float(f"{value:.6g}") for value in np.asarray(values)] for name, values in found.curves.items()},
+        "curves": {
+            name: [float(f"{value:.6g}") for value in np.asarray(values)]
+            for name, values in found.curves.items()
+        },
         "config": describe(measurement.config),
         "wall_clock_s": round(time.perf_counter() - began, 3),
         **provenance(),
@@ -114,7 +121,12 @@ def cores() -> int:
 
 def provenance() -> dict:
     """Where and with what a run was made."""
-    git = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+    )
     return {
         "cores": cores(),
         "date": datetime.date.today().isoformat(),
@@ -130,7 +142,9 @@ def headlines(measurement: Measurement, found: Sequence[dict]) -> list[dict]:
     for metric in measurement.metrics:
         values = np.array([run["metrics"][metric.name] for run in found])
         low, high = bootstrap(values[:, None], metric.statistic)
-        baselines = [run["baselines"][metric.name] for run in found if metric.name in run["baselines"]]
+        baselines = [
+            run["baselines"][metric.name] for run in found if metric.name in run["baselines"]
+        ]
         lines.append(
             {
                 "row": measurement.row,
@@ -191,15 +205,23 @@ def collect(measurement: Measurement, seeds: Iterable[int] | None, write: bool) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make results", description="Measure the book's headlines.")
+    parser = argparse.ArgumentParser(
+        prog="make results", description="Measure the book's headlines."
+    )
     parser.add_argument("--row", default="", help="a row of the book, such as E2 (default: all)")
-    parser.add_argument("--seeds", default="", help="whole numbers separated by commas (default: the row's own)")
-    parser.add_argument("--write", action="store_true", help="store the runs and update headlines.json")
+    parser.add_argument(
+        "--seeds", default="", help="whole numbers separated by commas (default: the row's own)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="store the runs and update headlines.json"
+    )
     arguments = parser.parse_args()
     try:
         seeds = [int(seed) for seed in arguments.seeds.split(",") if seed.strip()]
     except ValueError:
-        sys.exit(f"SEEDS is {arguments.seeds!r}; it takes whole numbers separated by commas, such as 101,102.")
+        sys.exit(
+            f"SEEDS is {arguments.seeds!r}; it takes whole numbers separated by commas, such as 101,102."
+        )
     measurements, shown = all_measurements(), shown_rows()
     known = sorted({m.row for m in measurements} | set(shown))
     if arguments.row and arguments.row not in known:

@@ -30,7 +30,9 @@ class Transition(NamedTuple):
 def make_vector(env_id: str, num_envs: int) -> VectorEnv:
     """``num_envs`` copies of an environment: its native vector version where it has one, else stepped in turn."""
     native = gym.spec(env_id).vector_entry_point is not None
-    return gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point" if native else "sync")
+    return gym.make_vec(
+        env_id, num_envs, vectorization_mode="vector_entry_point" if native else "sync"
+    )
 
 
 def transitions(envs: VectorEnv, policy: Policy, seed: int) -> Iterator[Transition]:

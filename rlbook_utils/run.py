@@ -90,16 +90,24 @@ def knob(default: float, low: float, high: float, help: str, *, step: float | No
     low, high: the inclusive range, in the field's own units. help: one line for the reader.
     step: the slider's step (default: 1 for whole numbers, a hundredth of the range otherwise).
     """
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "help": help, "step": step})
+    return dataclasses.field(
+        default=default, metadata={"low": low, "high": high, "help": help, "step": step}
+    )
 
 
 def check_config(config: Any) -> None:
     """Raise ValueError, in one sentence, for the first field outside the range its ``knob`` gives."""
     for field in dataclasses.fields(config):
         if "low" in field.metadata:
-            value, low, high = getattr(config, field.name), field.metadata["low"], field.metadata["high"]
+            value, low, high = (
+                getattr(config, field.name),
+                field.metadata["low"],
+                field.metadata["high"],
+            )
             if not low <= value <= high:
-                raise ValueError(f"{type(config).__name__}.{field.name} is {value}; it has to lie between {low} and {high}.")
+                raise ValueError(
+                    f"{type(config).__name__}.{field.name} is {value}; it has to lie between {low} and {high}."
+                )
 
 
 @contextmanager
@@ -180,7 +188,10 @@ def _continue_history(run: Run, earlier: dict, step: int) -> None:
 
 
 def _bar(run: Run, stopped: bool) -> str:
-    numbers = " · ".join(f"{name.replace('_', ' ')} {plots.number(values[-1])}" for name, values in run.metrics.items())
+    numbers = " · ".join(
+        f"{name.replace('_', ' ')} {plots.number(values[-1])}"
+        for name, values in run.metrics.items()
+    )
     done = run.steps[-1] / max(run.total, 1)
     word = "stopped at" if stopped else "done:" if run.finished else ""
     return (
@@ -193,7 +204,9 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used: it is missing, corrupt, or belongs to something else."""
 
 
-def save_checkpoint(path: str | Path, state: dict, *, config: Any = None, history: Run | None = None) -> None:
+def save_checkpoint(
+    path: str | Path, state: dict, *, config: Any = None, history: Run | None = None
+) -> None:
     """Write a nested dict of arrays, tensors and plain values as one safetensors file, atomically.
 
     Arrays become tensors in the file; everything else, the config and the history stand in its JSON header.
@@ -224,12 +237,22 @@ def load_checkpoint(path: str | Path, config: Any = None) -> dict:
             header = json.loads((file.metadata() or {})["rlbook"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except KeyError:
-        raise CheckpointError(f"{path} is a safetensors file, but not one that this book wrote.") from None
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one that this book wrote."
+        ) from None
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({error}); delete it to start afresh.") from None
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({error}); delete it to start afresh."
+        ) from None
     if config is not None and header["config"] != _describe(config):
-        raise CheckpointError(f"{path} belongs to another config ({_difference(header['config'], _describe(config))}).")
-    return {"state": _push(header["state"], arrays), "config": header["config"], "history": header["history"]}
+        raise CheckpointError(
+            f"{path} belongs to another config ({_difference(header['config'], _describe(config))})."
+        )
+    return {
+        "state": _push(header["state"], arrays),
+        "config": header["config"],
+        "history": header["history"],
+    }
 
 
 def resume(path: str | Path, config: Any = None) -> dict | None:
@@ -246,14 +269,20 @@ def _describe(config: Any) -> dict | None:
 def _difference(stored: dict | None, wanted: dict) -> str:
     stored = stored or {}
     names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    return ", ".join(f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in names)
+    return ", ".join(
+        f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in names
+    )
 
 
 def _pull(value: Any, arrays: dict[str, torch.Tensor]) -> Any:
     """Replace each array in a nested value by a reference to its place in the file."""
     if isinstance(value, torch.Tensor | np.ndarray):
         name = f"{len(arrays):04d}"
-        tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+        tensor = (
+            value.detach().cpu()
+            if isinstance(value, torch.Tensor)
+            else torch.from_numpy(np.array(value))
+        )
         arrays[name] = tensor.clone(memory_format=torch.contiguous_format)
         return {"__array__": name}
     if isinstance(value, dict):

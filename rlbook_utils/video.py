@@ -16,7 +16,13 @@ class RenderError(RuntimeError):
 
 
 def record(
-    env_id: str, policy: Callable[[np.ndarray], object], seed: int, steps: int, *, every: int = 1, **make: object
+    env_id: str,
+    policy: Callable[[np.ndarray], object],
+    seed: int,
+    steps: int,
+    *,
+    every: int = 1,
+    **make: object,
 ) -> list[np.ndarray]:
     """Frames [H, W, 3] (uint8) of one episode of at most ``steps`` steps, one frame in ``every``.
 

@@ -44,11 +44,17 @@ def image_slider(images: Mapping[str, bytes], label: str, *, start: int = 0) -> 
     stack = _stack(list(images.values()), start)
     widgets.jslink((slider, "index"), (stack, "selected_index"))
     return widgets.VBox(
-        [slider, stack, widgets.HTML(_BOOK_NOTE.format("Pre-computed: every position was trained beforehand."))]
+        [
+            slider,
+            stack,
+            widgets.HTML(_BOOK_NOTE.format("Pre-computed: every position was trained beforehand.")),
+        ]
     )
 
 
-def scrubber(images: Sequence[bytes], label: str, *, start: int = 0, interval: int = 100) -> widgets.VBox:
+def scrubber(
+    images: Sequence[bytes], label: str, *, start: int = 0, interval: int = 100
+) -> widgets.VBox:
     """Step or play through PNGs of successive instants; moves without a kernel. interval: milliseconds a picture."""
     _check_start(images, start)
     last = len(images) - 1
@@ -63,11 +69,16 @@ def scrubber(images: Sequence[bytes], label: str, *, start: int = 0, interval: i
 
 def _check_start(images: Sequence | Mapping, start: int) -> None:
     if not 0 <= start < len(images):
-        raise ValueError(f"start is {start}, but there are {len(images)} pictures, numbered from 0.")
+        raise ValueError(
+            f"start is {start}, but there are {len(images)} pictures, numbered from 0."
+        )
 
 
 def _stack(images: Sequence[bytes], start: int) -> widgets.Stack:
-    pictures = [widgets.Image(value=png, format="png", layout=widgets.Layout(max_width="100%")) for png in images]
+    pictures = [
+        widgets.Image(value=png, format="png", layout=widgets.Layout(max_width="100%"))
+        for png in images
+    ]
     return widgets.Stack(pictures, selected_index=start)
 
 
@@ -94,25 +105,39 @@ class Panel:
         self._trained: tuple | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.sliders = {f.name: _slider(f, getattr(config, f.name)) for f in dataclasses.fields(config) if "low" in f.metadata}
-        self.seed = widgets.BoundedIntText(value=0, min=0, max=2**31 - 1, description="seed", style=_WIDE)
+        self.sliders = {
+            f.name: _slider(f, getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if "low" in f.metadata
+        }
+        self.seed = widgets.BoundedIntText(
+            value=0, min=0, max=2**31 - 1, description="seed", style=_WIDE
+        )
         self.train_button = widgets.Button(description="Train", icon="play", button_style="primary")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.reset_button = widgets.Button(description="Reset", icon="refresh")
         self.status = widgets.HTML("Ready.")
-        self.picture = widgets.Image(value=preview, format="png", layout=widgets.Layout(max_width="100%"))
+        self.picture = widgets.Image(
+            value=preview, format="png", layout=widgets.Layout(max_width="100%")
+        )
         self.train_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
         self.reset_button.on_click(lambda _: self.reset())
         buttons = widgets.HBox([self.train_button, self.stop_button, self.reset_button])
         live = widgets.VBox([*self.sliders.values(), self.seed, buttons, self.status])
         live.add_class("rlbook-live")
-        note = widgets.HTML(_BOOK_NOTE.format("Live in the notebook: this panel trains there. Below, the pre-computed curve."))
+        note = widgets.HTML(
+            _BOOK_NOTE.format(
+                "Live in the notebook: this panel trains there. Below, the pre-computed curve."
+            )
+        )
         self.widget = widgets.VBox([live, note, self.picture])
 
     def config(self) -> Any:
         """The config that the sliders say."""
-        return dataclasses.replace(self.default, **{name: slider.value for name, slider in self.sliders.items()})
+        return dataclasses.replace(
+            self.default, **{name: slider.value for name, slider in self.sliders.items()}
+        )
 
     def start(self) -> None:
         """Train with the sliders' settings, from where a stopped run of the same settings ended."""
@@ -155,7 +180,9 @@ class Panel:
                 self.run.add(progress)
                 last = self._stop.is_set() or progress.step >= progress.total
                 if last or time.perf_counter() - drawn > 0.7:
-                    self.picture.value = plots.to_png(plots.live_curve(self.run, self.metric, self.floor, self.earlier))
+                    self.picture.value = plots.to_png(
+                        plots.live_curve(self.run, self.metric, self.floor, self.earlier)
+                    )
                     drawn = time.perf_counter()
                 word = "" if not last else "Done: " if self.run.finished else "Stopped: "
                 self.status.value = f"{word}{progress.unit} {progress.step} of {progress.total}"
@@ -185,4 +212,11 @@ def _slider(field: dataclasses.Field, value: float) -> widgets.Widget:
               "style": _WIDE, "layout": widgets.Layout(width="30em")}  # fmt: skip
     if isinstance(value, int):
         return widgets.IntSlider(value=value, min=low, max=high, step=step or 1, **common)
-    return widgets.FloatSlider(value=value, min=low, max=high, step=step or (high - low) / 100, readout_format=".3g", **common)
+    return widgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=step or (high - low) / 100,
+        readout_format=".3g",
+        **common,
+    )

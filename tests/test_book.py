@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run"]  # fmt: skip
 LOCAL = ("file:", "data:", "blob:", "about:")
 VIEWS = 'script[type="application/vnd.jupyter.widget-view+json"]'
 STACK = ".widget-box:not(.widget-hbox, .widget-vbox):has(> .widget-image)"  # it holds the one picture that is shown
@@ -25,22 +23,12 @@ def book(tmp_path_factory):
     if not shutil.which("npm"):
         pytest.skip("npm is not installed, and without it the book cannot carry its JavaScript.")
     folder = tmp_path_factory.mktemp("book") / "html"
-    done = subprocess.run([sys.executable, ROOT / "book" / "build.py", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "book" / "build.py", folder], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "npm" not in done.stderr, done.stderr
     return folder
-
-
-@pytest.fixture(scope="session")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("Chromium is not installed, and the book is read in a real browser here.")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
-        yield opened
-        opened.close()
 
 
 class Visit:
@@ -49,9 +37,19 @@ class Visit:
     def __init__(self, browser, path, *, theme="light", query=""):
         self.troubles = []
         self.page = browser.new_page(color_scheme=theme, viewport={"width": 1280, "height": 900})
-        self.page.on("request", lambda request: self._note(not request.url.startswith(LOCAL), f"asks for {request.url}"))
-        self.page.on("requestfailed", lambda request: self._note(True, f"does not find {request.url[:200]}"))
-        self.page.on("console", lambda message: self._note(message.type == "error", f"logs {message.text[:200]}"))
+        self.page.on(
+            "request",
+            lambda request: self._note(
+                not request.url.startswith(LOCAL), f"asks for {request.url}"
+            ),
+        )
+        self.page.on(
+            "requestfailed", lambda request: self._note(True, f"does not find {request.url[:200]}")
+        )
+        self.page.on(
+            "console",
+            lambda message: self._note(message.type == "error", f"logs {message.text[:200]}"),
+        )
         self.page.on("pageerror", lambda error: self._note(True, f"throws {error}"))
         self.page.goto(path.as_uri() + query, wait_until="load")
         self.page.wait_for_function("!window.MathJax || !!MathJax.typesetPromise")
@@ -67,10 +65,12 @@ class Visit:
         return self.page.locator(selector).count()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chapter(book, browser):
     path = book / "chapters" / "ch01_evolution.html"
-    assert path.exists(), "Chapter 1 is not in the book: execute its notebook with `make notebooks`."
+    assert path.exists(), (
+        "Chapter 1 is not in the book: execute its notebook with `make notebooks`."
+    )
     visit = Visit(browser, path)
     yield visit
     visit.page.close()
@@ -79,7 +79,9 @@ def chapter(book, browser):
 def test_every_page_is_whole_and_needs_no_network(book, browser):
     pages = sorted(book.rglob("*.html"))
     pages = [path for path in pages if "_static" not in path.parts]
-    assert {"index.html", "notation.html", "errata.html", "bibliography.html", "search.html"} <= {p.name for p in pages}
+    assert {"index.html", "notation.html", "errata.html", "bibliography.html", "search.html"} <= {
+        p.name for p in pages
+    }
     wrong = {}
     for path in pages:
         visit = Visit(browser, path)
@@ -92,7 +94,11 @@ def test_every_page_is_whole_and_needs_no_network(book, browser):
         )
         faulty = visit.count("[data-mjx-error], mjx-merror")
         visit.troubles += [f"does not show {src}" for src in broken]
-        visit.troubles += [f"leaves {n} equations {how}" for n, how in ((unset, "unset"), (faulty, "with an error")) if n]
+        visit.troubles += [
+            f"leaves {n} equations {how}"
+            for n, how in ((unset, "unset"), (faulty, "with an error"))
+            if n
+        ]
         if visit.troubles:
             wrong[str(path.relative_to(book))] = visit.troubles
         visit.page.close()
@@ -103,7 +109,9 @@ def test_pages_are_wide_enough_for_a_phone(book, browser):
     for name in ("index.html", "chapters/ch01_evolution.html"):
         visit = Visit(browser, book / name)
         visit.page.set_viewport_size({"width": 390, "height": 800})
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} scrolls sideways"
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, (
+            f"{name} scrolls sideways"
+        )
         visit.page.close()
 
 
@@ -114,14 +122,24 @@ def test_equations_are_set(chapter):
 def test_each_widget_is_shown_instead_of_its_png(chapter):
     notebook = json.loads((ROOT / "chapters" / "ch01_evolution.ipynb").read_text())
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    stored = sum("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    stored = sum(
+        "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs
+    )
     assert stored >= 5, "three sliders, a scrubber and a panel are expected"
-    assert chapter.count(VIEWS) == chapter.count(f".widget-subarea:has(.jupyter-widgets) + {VIEWS}") == stored
+    assert (
+        chapter.count(VIEWS)
+        == chapter.count(f".widget-subarea:has(.jupyter-widgets) + {VIEWS}")
+        == stored
+    )
 
 
 def _groups(chapter, *, with_play):
     """The pre-computed sliders, or the scrubbers: each a box with a stack of pictures."""
-    groups = [group for group in chapter.page.locator(".widget-subarea").all() if group.locator(STACK).count()]
+    groups = [
+        group
+        for group in chapter.page.locator(".widget-subarea").all()
+        if group.locator(STACK).count()
+    ]
     return [g for g in groups if bool(g.locator(".widget-play").count()) == with_play]
 
 
@@ -142,21 +160,33 @@ def test_precomputed_sliders_move(chapter):
     groups = _groups(chapter, with_play=False)
     assert len(groups) >= 3
     for group in groups:
-        handle, readout = group.locator(".noUi-handle").first, group.locator(".widget-readout").first
+        handle, readout = (
+            group.locator(".noUi-handle").first,
+            group.locator(".widget-readout").first,
+        )
         first = readout.inner_text()
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         key = "ArrowLeft" if at_end else "ArrowRight"
-        assert _moves(chapter, group, lambda: handle.press(key)), f"the slider at {first!r} does not move its picture"  # noqa: B023
+        assert _moves(chapter, group, lambda: handle.press(key)), (
+            f"the slider at {first!r} does not move its picture"
+        )
         assert readout.inner_text() != first
-        assert group.locator(".rlbook-book-only").first.is_visible(), "the book says that the slider is pre-computed"
+        assert group.locator(".rlbook-book-only").first.is_visible(), (
+            "the book says that the slider is pre-computed"
+        )
 
 
 def test_scrubber_steps_and_plays(chapter):
     groups = _groups(chapter, with_play=True)
     assert groups
     for group in groups:
-        handle, play = group.locator(".noUi-handle").first, group.locator(".widget-play button").first
-        assert _moves(chapter, group, lambda: handle.press("ArrowRight")), "the slider does not move the picture"  # noqa: B023
+        handle, play = (
+            group.locator(".noUi-handle").first,
+            group.locator(".widget-play button").first,
+        )
+        assert _moves(chapter, group, lambda: handle.press("ArrowRight")), (
+            "the slider does not move the picture"
+        )
         assert _moves(chapter, group, play.click), "the play button does not move the picture"
         play.click()
     assert not chapter.troubles, chapter.troubles
@@ -169,7 +199,9 @@ def test_videos_play(chapter):
         handle = video.element_handle()
         video.scroll_into_view_if_needed()
         video.evaluate("v => { v.muted = true; v.play() }")
-        chapter.page.wait_for_function("v => v.error || (v.readyState >= 2 && v.currentTime > 0)", arg=handle)
+        chapter.page.wait_for_function(
+            "v => v.error || (v.readyState >= 2 && v.currentTime > 0)", arg=handle
+        )
         assert video.evaluate("v => v.error === null && v.duration > 0 && v.videoWidth > 0")
         video.evaluate("v => v.pause()")
 
@@ -211,9 +243,15 @@ def test_search_finds_the_chapter(book, browser):
 def test_front_page_evolves_and_shows_the_results(book, browser):
     visit = Visit(browser, book / "index.html")
     visit.page.click("#rlbook-demo [data-do=run]")
-    visit.page.wait_for_function("/Generation/.test(document.querySelector('#rlbook-demo output').textContent)")
+    visit.page.wait_for_function(
+        "/Generation/.test(document.querySelector('#rlbook-demo output').textContent)"
+    )
     stored = ROOT / "results" / "headlines.json"
-    lines = [line for line in json.loads(stored.read_text()) if line["metric"] != "shown"] if stored.exists() else []
+    lines = (
+        [line for line in json.loads(stored.read_text()) if line["metric"] != "shown"]
+        if stored.exists()
+        else []
+    )
     assert visit.count("table tbody tr") == len(lines)
     assert visit.count('table tbody a[href^="chapters/"]') == len(lines)
     assert not visit.troubles

@@ -49,7 +49,13 @@ def toy() -> None:
         for generation in range(1, config.generations + 1):
             time.sleep(0.1)
             value += config.rate
-            progress = Progress(generation, config.generations, {"fitness": value}, lambda: {"done": True}, "generation")
+            progress = Progress(
+                generation,
+                config.generations,
+                {"fitness": value},
+                lambda: {"done": True},
+                "generation",
+            )
             yield progress
 
     panel(train, Config())
@@ -66,10 +72,18 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         shutil.copytree(CHAPTERS, chapters)
     else:
         chapters.mkdir()
-        cells = [nbformat.v4.new_markdown_cell(f"# Prose {i}\n\n" + "One more line.\n\n" * 20) for i in range(3)]
-        cells.append(nbformat.v4.new_code_cell(inspect.cleandoc(inspect.getsource(toy).partition("\n")[2])))
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# Prose {i}\n\n" + "One more line.\n\n" * 20)
+            for i in range(3)
+        ]
+        cells.append(
+            nbformat.v4.new_code_cell(inspect.cleandoc(inspect.getsource(toy).partition("\n")[2]))
+        )
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), chapters / NOTEBOOK)
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}),
+            chapters / NOTEBOOK,
+        )
     yield from serve(root)
 
 
@@ -79,7 +93,10 @@ def serve(root: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     folders = {f"JUPYTER{name}": str(root / name.strip("_").lower()) for name in
                ("_CONFIG_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}  # fmt: skip
-    quiet = Path(folders["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    quiet = (
+        Path(folders["JUPYTERLAB_SETTINGS_DIR"])
+        / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    )
     quiet.parent.mkdir(parents=True)
     quiet.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
@@ -88,7 +105,9 @@ def serve(root: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     with (root / "server.log").open("wb") as log:
         environment = {**os.environ, **folders, "RLBOOK_BUDGET": "smoke"}
-        server = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         try:
             wait_for(address, server, root / "server.log")
             yield address
@@ -121,17 +140,30 @@ def page(browser: Browser, lab: str) -> Iterator[Page]:
     context.close()
 
 
-def test_reader_runs_a_chapter_and_trains_with_its_panel(page: Page, request: pytest.FixtureRequest):
+def test_reader_runs_a_chapter_and_trains_with_its_panel(
+    page: Page, request: pytest.FixtureRequest
+):
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     assert not any(cell["execution_count"] for cell in page.evaluate(CELLS))
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(f"() => {IDLE} && {CELLS}.every(cell => cell.execution_count) || {FAILED}", timeout=3 * MINUTE)
-    errors = [output for cell in page.evaluate(CELLS) for output in cell["outputs"] if output["output_type"] == "error"]
+    page.wait_for_function(
+        f"() => {IDLE} && {CELLS}.every(cell => cell.execution_count) || {FAILED}",
+        timeout=3 * MINUTE,
+    )
+    errors = [
+        output
+        for cell in page.evaluate(CELLS)
+        for output in cell["outputs"]
+        if output["output_type"] == "error"
+    ]
     assert not errors, "\n".join(errors[0]["traceback"])
 
     panel = find_panel(page)
-    status, picture = panel.locator(".widget-html").last, panel.locator("xpath=..").locator("img").first
+    status, picture = (
+        panel.locator(".widget-html").last,
+        panel.locator("xpath=..").locator("img").first,
+    )
     expect(status).to_have_text("Ready.")
     before = picture.get_attribute("src")
     panel.get_by_role("button", name="Train").click()
@@ -147,7 +179,9 @@ def test_reader_runs_a_chapter_and_trains_with_its_panel(page: Page, request: py
 
     if (stop := panel.get_by_role("button", name="Stop")).is_enabled():
         stop.click()
-    over = "Stopped" if "[toy]" in request.node.name else "Stopped|Done"  # a chapter's smoke run may end before the click
+    over = (
+        "Stopped" if "[toy]" in request.node.name else "Stopped|Done"
+    )  # a chapter's smoke run may end before the click
     expect(status).to_contain_text(re.compile(over), timeout=MINUTE)
     expect(panel.get_by_role("button", name="Train")).to_be_enabled()
 
@@ -155,7 +189,9 @@ def test_reader_runs_a_chapter_and_trains_with_its_panel(page: Page, request: py
 def find_panel(page: Page) -> Locator:
     """The first training panel. JupyterLab draws only the cells near the view, so each code cell is scrolled to in turn."""
     panel = page.locator(".rlbook-live").first
-    sources = page.evaluate(f"Array.from({BOOK}.content.model.cells, cell => cell.sharedModel.source)")
+    sources = page.evaluate(
+        f"Array.from({BOOK}.content.model.cells, cell => cell.sharedModel.source)"
+    )
     for index, source in enumerate(sources):
         if "panel(" in source:
             page.evaluate(f"{BOOK}.content.scrollToItem({index}, 'start')")

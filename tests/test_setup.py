@@ -37,14 +37,22 @@ BASE64 = re.compile(r"[A-Za-z0-9+/=]{200,}")
 
 def tracked() -> list[Path]:
     """The files that a commit of everything here would hold."""
-    git = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if git.returncode:
-        pytest.skip("This is not a git repository, so there is no telling which files belong to it.")
+        pytest.skip(
+            "This is not a git repository, so there is no telling which files belong to it."
+        )
     return [path for name in git.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def locked() -> dict[str, Requirement]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
@@ -70,13 +78,17 @@ def test_lock_satisfies_pyproject_and_names_everything_that_follows_from_it():
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        if name in seen or name.startswith(("nvidia-", "cuda-", "triton")):  # only torch's CUDA build asks for these
+        if name in seen or name.startswith(
+            ("nvidia-", "cuda-", "triton")
+        ):  # only torch's CUDA build asks for these
             continue
         seen.add(name)
         assert name in pins, f"requirements.lock lacks {name}"
         for line in importlib.metadata.requires(name) or []:
             follows = Requirement(line)
-            if follows.marker is None or any(follows.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)):
+            if follows.marker is None or any(
+                follows.marker.evaluate({"extra": e}) for e in ("", *requirement.extras)
+            ):
                 todo.append(follows)
 
 
@@ -88,10 +100,16 @@ def test_every_import_comes_from_a_locked_package():
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
             else:
-                modules = [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for module in {name.partition(".")[0] for name in modules} - own - sys.stdlib_module_names:
+                modules = (
+                    [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+                )
+            for module in (
+                {name.partition(".")[0] for name in modules} - own - sys.stdlib_module_names
+            ):
                 names = map(canonicalize_name, providers.get(module, []))
-                assert any(name in pins for name in names), f"{path.relative_to(ROOT)} imports {module}, which is not locked"
+                assert any(name in pins for name in names), (
+                    f"{path.relative_to(ROOT)} imports {module}, which is not locked"
+                )
 
 
 def test_no_file_names_a_machine_or_a_package_host():
@@ -104,44 +122,71 @@ def test_no_file_names_a_machine_or_a_package_host():
         if path.suffix == ".ipynb":
             text = BASE64.sub("", text.replace("\\n", "\n"))
         for match in UNWANTED.finditer(text):
-            found.append(f"{path.relative_to(ROOT)}: …{text[max(match.start() - 30, 0) : match.end() + 20]!r}")
+            found.append(
+                f"{path.relative_to(ROOT)}: …{text[max(match.start() - 30, 0) : match.end() + 20]!r}"
+            )
     assert not found
 
 
-@pytest.mark.parametrize("text", ["see |root|x", "'|home|ann'", "|tmp|a", "(|work)", "https:||pypi*org|simple"])
+@pytest.mark.parametrize(
+    "text", ["see |root|x", "'|home|ann'", "|tmp|a", "(|work)", "https:||pypi*org|simple"]
+)
 def test_the_pattern_finds_machines_and_hosts(text):
     assert UNWANTED.search(text.replace("|", "/").replace("*", "."))
 
 
-@pytest.mark.parametrize("text", ["https://example.org/home/page", "work/play", "./tmp/x", "$HOME/root", "homework"])
+@pytest.mark.parametrize(
+    "text", ["https://example.org/home/page", "work/play", "./tmp/x", "$HOME/root", "homework"]
+)
 def test_the_pattern_lets_other_text_pass(text):
     assert not UNWANTED.search(text)
 
 
 def test_sizes():
     files = tracked()
-    large = [path.name for path in files if path.suffix == ".ipynb" and path.stat().st_size > 3 * MB]
-    large += [p.name for p in files if p.suffix in {".safetensors", ".npz", ".pt", ".pth"} and p.stat().st_size > 2 * MB]
+    large = [
+        path.name for path in files if path.suffix == ".ipynb" and path.stat().st_size > 3 * MB
+    ]
+    large += [
+        p.name
+        for p in files
+        if p.suffix in {".safetensors", ".npz", ".pt", ".pth"} and p.stat().st_size > 2 * MB
+    ]
     assert not large
-    count = subprocess.run(["git", "count-objects", "-v"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    count = subprocess.run(
+        ["git", "count-objects", "-v"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     history = sum(int(kib) * 1024 for kib in re.findall(r"^size(?:-pack)?: (\d+)$", count, re.M))
     assert history + sum(path.stat().st_size for path in files) <= 150 * MB
 
 
 def test_the_package_stays_small():
-    assert sum(len(path.read_text(encoding="utf8").splitlines()) for path in (ROOT / "rlbook_utils").glob("*.py")) < 2500
+    assert (
+        sum(
+            len(path.read_text(encoding="utf8").splitlines())
+            for path in (ROOT / "rlbook_utils").glob("*.py")
+        )
+        < 2500
+    )
 
 
 def test_every_chapter_is_a_pair():
     if not SCRIPTS:
         pytest.skip("There is no chapter yet.")
-    assert [path.stem for path in sorted(CHAPTERS.glob("*.ipynb"))] == [path.stem for path in SCRIPTS]
+    assert [path.stem for path in sorted(CHAPTERS.glob("*.ipynb"))] == [
+        path.stem for path in SCRIPTS
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_notebook_and_script_are_in_step(path):
-    stored, script = nbformat.read(path, as_version=4), notebooks.read_script(path.with_suffix(".py"))
-    stored, script = ([(cell.cell_type, cell.source.strip()) for cell in book.cells] for book in (stored, script))
+    stored, script = (
+        nbformat.read(path, as_version=4),
+        notebooks.read_script(path.with_suffix(".py")),
+    )
+    stored, script = (
+        [(cell.cell_type, cell.source.strip()) for cell in book.cells] for book in (stored, script)
+    )
     assert stored == script, "run `make notebooks`"
 
 
@@ -149,12 +194,16 @@ def test_notebook_and_script_are_in_step(path):
 def test_outputs_belong_to_the_code(path):
     stored = nbformat.read(path, as_version=4)
     ran = stored.metadata["rlbook"]
-    assert ran["code_hash"] == notebooks.code_hash(stored), "the code changed after it ran: run `make notebooks`"
+    assert ran["code_hash"] == notebooks.code_hash(stored), (
+        "the code changed after it ran: run `make notebooks`"
+    )
     assert ran["budget"] == "laptop"
     for cell in stored.cells:
         if cell.cell_type == "code" and cell.source.strip():
             assert cell.execution_count is not None, f"never run: {cell.source[:80]}"
-            assert not any(output.output_type == "error" for output in cell.outputs), f"stored error: {cell.source[:80]}"
+            assert not any(output.output_type == "error" for output in cell.outputs), (
+                f"stored error: {cell.source[:80]}"
+            )
 
 
 def test_make_has_its_targets_and_the_readme_explains_them():
@@ -171,7 +220,12 @@ def test_ci_runs_make_test():
 
 def test_citation():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
-    assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["title"] and citation["authors"]
+    assert (
+        citation["cff-version"] == "1.2.0"
+        and citation["message"]
+        and citation["title"]
+        and citation["authors"]
+    )
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
@@ -186,7 +240,9 @@ def test_readme_table_is_up_to_date():
 
 
 def test_readme_pictures_exist():
-    for name in re.findall(r"!\[.*?\]\((.+?)\)", (ROOT / "README.md").read_text(encoding="utf8"), re.S):
+    for name in re.findall(
+        r"!\[.*?\]\((.+?)\)", (ROOT / "README.md").read_text(encoding="utf8"), re.S
+    ):
         if not SCRIPTS:
             pytest.skip("There is no chapter to take a picture of yet.")
         assert (ROOT / name).is_file(), name
