@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from IPython.display import HTML, Image, display
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import HTML, DisplayHandle, Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -152,7 +153,8 @@ def watch(
     """
     run, began, drawn, saved = Run(), time.perf_counter(), 0.0, time.perf_counter()
     earlier = load_checkpoint(save_to)["history"] if save_to and Path(save_to).exists() else None
-    bar, curve = display(HTML("starting …"), display_id=True), None
+    bar, curve = DisplayHandle(), DisplayHandle()
+    visible = InteractiveShell.initialized()
     with deferred_interrupt() as stop:
         progress = None
         for progress in progresses:
@@ -162,13 +164,10 @@ def watch(
             now = time.perf_counter()
             run.seconds = now - began
             last = stop.is_set() or progress.step >= progress.total
-            if last or now - drawn > every:
-                bar.update(HTML(_bar(run, stop.is_set() and not run.finished)))
-                picture = plots.to_png(plots.live_curve(run, metric, floor))
-                if curve is None:
-                    curve = display(Image(picture), display_id=True)
-                else:
-                    curve.update(Image(picture))
+            if visible and (last or now - drawn > every):
+                show = DisplayHandle.update if drawn else DisplayHandle.display
+                show(bar, HTML(_bar(run, stop.is_set() and not run.finished)))
+                show(curve, Image(plots.to_png(plots.live_curve(run, metric, floor))))
                 drawn = time.perf_counter()
             if save_to and (last or now - saved > 30):
                 save_checkpoint(save_to, progress.state(), config=config, history=run)

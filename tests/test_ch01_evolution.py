@@ -1,0 +1,518 @@
+"""Chapter 01: its mathematics against independent oracles, its agents against chance, its faults kept out."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import re
+import signal
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from scipy import stats
+
+from rlbook_utils.definitions import CHAPTERS, load_chapter
+from rlbook_utils.notebooks import read_script
+from rlbook_utils.run import load_checkpoint, save_checkpoint
+
+ch = load_chapter("ch01_evolution")
+RANDOM_RETURN = 22.5  # CartPole's mean return under random pushes
+
+
+def last(progresses):
+    *_, progress = progresses
+    return progress
+
+
+# Strings
+
+
+def test_similarity_counts_places():
+    texts = np.array([list("Hello World!"), list("hello world!"), list("!dlroW olleH")])
+    np.testing.assert_allclose(ch.similarity(texts, "Hello World!"), [1, 10 / 12, 0], atol=0.09)
+    plain = [sum(a == b for a, b in zip(t, "Hello World!", strict=True)) / 12 for t in texts]
+    np.testing.assert_allclose(ch.similarity(texts, "Hello World!"), plain)
+
+
+def test_selection_is_in_proportion_to_fitness():
+    fitness = np.array([0.0, 0.1, 0.3, 0.6])
+    drawn = ch.select_in_proportion(fitness, 20_000, np.random.default_rng(0))
+    counts = np.bincount(drawn.ravel(), minlength=4)
+    assert drawn.shape == (2, 20_000) and counts[0] == 0
+    assert stats.chisquare(counts[1:], 40_000 * fitness[1:]).pvalue > 1e-3
+    even = ch.select_in_proportion(np.zeros(4), 20_000, np.random.default_rng(0))
+    assert stats.chisquare(np.bincount(even.ravel())).pvalue > 1e-3
+
+
+def test_string_operators_leave_parents_alone():
+    rng = np.random.default_rng(0)
+    mothers, fathers = np.full((50, 12), "m"), np.full((50, 12), "f")
+    children = ch.cross_strings(mothers, fathers, rng)
+    texts = ["".join(row) for row in children]
+    assert all(re.fullmatch("m+f+|f+m+", text) for text in texts)
+    for first, second in zip(texts[:50], texts[50:], strict=True):
+        assert all({a, b} == {"m", "f"} for a, b in zip(first, second, strict=True))
+    assert len({text.index("f") for text in texts[:50]}) > 5  # the cut moves
+    mutated = ch.mutate_strings(mothers, 0.3, rng)
+    assert (mothers == "m").all()
+    assert stats.binomtest(int((mutated != "m").sum()), 600, 0.3 * 55 / 56).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hello_world_is_found(seed):
+    progress = last(ch.evolve_strings(ch.StringConfig(), seed))
+    assert (
+        progress.state()["population"][0] == "Hello World!" and progress.step == progress.total < 60
+    )
+    again = last(ch.evolve_strings(ch.StringConfig(), seed, progress.state()))
+    assert again.step == progress.step  # a finished run stays finished
+
+
+def test_a_target_outside_the_alphabet_is_refused():
+    with pytest.raises(ValueError, match="'naïve' leaves the alphabet"):
+        ch.StringConfig(target="naïve")
+
+
+# The network and its evaluation
+
+
+def module_of(params):
+    """The 4-25-10-2 network of a flat vector, built from PyTorch's own layers."""
+    layers, start = [], 0
+    for inputs, outputs in ((4, 25), (25, 10), (10, 2)):
+        layer = torch.nn.Linear(inputs, outputs)
+        for parameter in (layer.weight, layer.bias):
+            parameter.data = params[start : start + parameter.numel()].reshape(parameter.shape)
+            start += parameter.numel()
+        layers += [layer, torch.nn.ReLU()]
+    assert start == len(params) == 407
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def some_params(count, seed=0):
+    return torch.randn(count, ch.PARAMS, generator=torch.Generator().manual_seed(seed)) / 2
+
+
+def test_batched_networks_agree_with_modules():
+    params, obs = some_params(5), torch.randn(5, 7, 4)
+    logits = ch.action_logits(ch.unpack(params), obs)
+    assert logits.shape == (5, 7, 2)
+    for i in range(5):
+        torch.testing.assert_close(logits[i], module_of(params[i])(obs[i]), atol=1e-5, rtol=1e-5)
+    assert (ch.greedy(logits) == logits.argmax(-1)).all()
+    assert not torch.equal(params, torch.zeros_like(params))
+
+
+@torch.no_grad()
+def test_population_evaluation_agrees_with_a_loop():
+    """The same native environment, its actions chosen one by one, its episodes counted by hand."""
+    params, episodes = some_params(6, seed=3), 3
+    ours = ch.evaluate_population(params, episodes, seed=11)
+    envs = gym.make_vec("CartPole-v1", num_envs=18, vectorization_mode="vector_entry_point")
+    obs, _ = envs.reset(seed=11)
+    modules, lengths = [module_of(p) for p in params], np.zeros(18, int)
+    for step in range(1, 501):
+        actions = [
+            int(modules[i // episodes](torch.from_numpy(obs[i])).argmax()) for i in range(18)
+        ]
+        obs, _, terminated, truncated, _ = envs.step(np.array(actions))
+        over = (terminated | truncated) & (lengths == 0)
+        lengths[over] = step
+    np.testing.assert_array_equal(ours, lengths.reshape(6, 3))
+
+
+def test_plain_and_batched_evaluation_measure_the_same_thing():
+    params = some_params(1, seed=8)
+    env = gym.make("CartPole-v1")
+    plain = [ch.play_one(params[0], env, seed) for seed in range(60)]
+    batched = ch.evaluate_population(params, 60, seed=0)[0]
+    assert stats.ks_2samp(plain, batched).pvalue > 1e-3
+
+
+def test_a_policy_that_never_falls_ends_at_500():
+    """Pitfall: waiting for termination alone never ends."""
+    champion = torch.zeros(1, ch.PARAMS)  # pushes toward the side to which the pole is falling
+    weights, _ = ch.unpack(torch.arange(407.0)[None])[0]
+    first = {tuple(i): int(weights[0, i[0], i[1]]) for i in ((0, 2), (0, 3), (1, 2), (1, 3))}
+    for (row, column), place in first.items():
+        champion[0, place] = (1.0 if column == 2 else 0.5) * (1 if row == 0 else -1)
+    (w2, _), (w3, _) = ch.unpack(torch.arange(407.0)[None])[1:]
+    for unit in (0, 1):
+        champion[0, int(w2[0, unit, unit])] = 1.0
+        champion[0, int(w3[0, 1 - unit, unit])] = 1.0
+    assert ch.evaluate_population(champion, 50, seed=0).mean() == 500
+
+
+def test_sampling_follows_the_softmax():
+    """Pitfall: log-probabilities passed as ``probs`` turn 0.88 / 0.12 into 0.06 / 0.94."""
+    torch.manual_seed(0)
+    logits = torch.log(torch.tensor([0.88, 0.12])).expand(20_000, 2)
+    assert stats.binomtest(int(ch.sampled(logits).sum()), 20_000, 0.12).pvalue > 1e-3
+    assert ch.inverted(logits).float().mean() > 0.9
+
+
+# The genetic algorithm
+
+
+def test_tournament_picks_the_two_best_of_its_entrants():
+    fitness = np.random.default_rng(0).permutation(40).astype(float)
+    mothers, fathers = ch.tournament(fitness, 4000, 0.1, np.random.default_rng(1))
+    assert (fitness[mothers] > fitness[fathers]).all()  # hence never the same one twice
+    # Of 4 entrants drawn without repeats from 40, the best has rank r (0 is best) with a known probability.
+    ranks = 39 - fitness[mothers].astype(int)
+    expected = np.array([stats.hypergeom(40, 1, 1).pmf(0) for _ in range(40)])
+    expected = np.array(
+        [np.prod([(39 - r - i) / (39 - i) for i in range(3)]) * 4 / 40 for r in range(37)]
+    )
+    np.testing.assert_allclose(expected.sum(), 1)
+    counts = np.bincount(ranks, minlength=37)
+    assert stats.chisquare(np.append(counts[:20], counts[20:].sum()),
+                           4000 * np.append(expected[:20], expected[20:].sum())).pvalue > 1e-3  # fmt: skip
+    everyone = ch.tournament(fitness, 10, 1.0, np.random.default_rng(1))
+    assert (everyone.T == np.argsort(-fitness)[:2]).all()
+
+
+@pytest.mark.parametrize("sizes", [(407,), ch.CHROMOSOME_SIZES])
+def test_crossover_cuts_each_chromosome_once(sizes):
+    mothers, fathers = torch.zeros(30, 407), torch.ones(30, 407)
+    children = ch.crossover(mothers, fathers, sizes, np.random.default_rng(0))
+    assert children.shape == (60, 407) and torch.equal(children[:30], 1 - children[30:])
+    cuts = set()
+    for child in children[:30]:
+        for chromosome in child.split(sizes):
+            assert (chromosome.diff() != 0).sum() == 1 and chromosome[
+                0
+            ] == 0  # one switch, inside it
+            cuts.add(int(chromosome.sum()))
+    assert len(cuts) > 20
+
+
+def test_mutation_returns_new_individuals():
+    """Pitfall: mutating in place can change a parent that is still in the population."""
+    parents = some_params(200)
+    before = parents.clone()
+    children = ch.mutate(parents, 0.02, np.random.default_rng(0))
+    assert torch.equal(parents, before) and children.data_ptr() != parents.data_ptr()
+    changed = children != parents
+    assert stats.binomtest(int(changed.sum()), changed.numel(), 0.02).pvalue > 1e-3
+    assert abs(children[changed].std() - 0.1) < 0.01
+    assert torch.equal(ch.mutate(parents, 0.0, np.random.default_rng(0)), parents)
+    adults, fitness = some_params(40), np.arange(40.0)
+    kept = adults.clone()
+    ch.next_population(adults, fitness, ch.GAConfig(population=40), np.random.default_rng(0))
+    assert torch.equal(adults, kept)
+
+
+SMALL = ch.GAConfig(population=100, generations=12, episodes=4)
+
+
+@pytest.fixture(scope="module")
+def evolved():
+    return {seed: last(ch.evolve(SMALL, seed)) for seed in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_genetic_algorithm_learns(evolved, seed):
+    state = evolved[seed].state()
+    assert ch.score(ch.champion_of(state, seed), seed) > 10 * RANDOM_RETURN
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_stored_fitness_belongs_to_the_stored_population(evolved, seed):
+    """Pitfall: a 'best' taken from a generation that was bred after the evaluation."""
+    state = evolved[seed].state()
+    again = ch.evaluate_population(torch.as_tensor(state["population"]), 4, seed=99).mean(1)
+    bred = ch.next_population(
+        state["population"], state["fitness"], SMALL, np.random.default_rng(0)
+    )
+    unborn = ch.evaluate_population(bred, 4, seed=99).mean(1)
+    assert np.corrcoef(state["fitness"], again)[0, 1] > 0.8
+    assert np.corrcoef(state["fitness"], unborn)[0, 1] < 0.5
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_genetic_algorithm_resumes_exactly(tmp_path, layerwise):
+    config = ch.GAConfig(population=40, generations=6, episodes=1, layerwise=layerwise)
+    whole = [progress.state() for progress in ch.evolve(config, 5)]
+    save_checkpoint(tmp_path / "ga.safetensors", whole[2], config=config)
+    state = load_checkpoint(tmp_path / "ga.safetensors", config)["state"]
+    rest = last(ch.evolve(config, 5, state)).state()
+    assert torch.equal(whole[-1]["population"], rest["population"])
+    assert whole[-1]["env_steps"] == rest["env_steps"]
+    assert last(ch.evolve(config, 5, rest)).step == 6
+    assert not torch.equal(last(ch.evolve(config, 6)).state()["population"], rest["population"])
+
+
+# Evolution strategies
+
+
+def test_es_step_estimates_the_smoothed_gradient():
+    """On a quadratic the smoothed gradient is the gradient; the standardised step is known in closed form."""
+    rng, size = np.random.default_rng(0), 12
+    curvature, centre = rng.uniform(0.5, 2, size), rng.normal(size=size)
+    height = lambda x: -(curvature * (x - centre) ** 2).sum(-1)
+    config = ch.ESConfig(noise=0.1, step_size=0.3)
+    parent, noise = np.zeros(size), rng.standard_normal((200_000, size))
+    fitness = height(parent + config.noise * noise)
+    step = ch.es_step(parent, noise, fitness, config) - parent
+    gradient = 2 * curvature * centre
+    expected = config.step_size * gradient / fitness.std()
+    np.testing.assert_allclose(step, expected, rtol=0, atol=0.02 * np.linalg.norm(expected))
+    shifted = ch.es_step(parent, noise, 5 * fitness + 1000, config) - parent
+    np.testing.assert_allclose(shifted, step, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_evolution_strategy_solves_the_pole(seed):
+    parent = torch.from_numpy(last(ch.evolve_parent(ch.ESConfig(), seed)).state()["parent"]).float()
+    assert ch.score(parent, seed) > 20 * RANDOM_RETURN
+
+
+def test_evolution_strategy_resumes_exactly():
+    config = ch.ESConfig(children=20, generations=5)
+    whole = [progress.state() for progress in ch.evolve_parent(config, 3)]
+    rest = last(ch.evolve_parent(config, 3, whole[1])).state()
+    np.testing.assert_array_equal(whole[-1]["parent"], rest["parent"])
+
+
+# Search with shards
+
+BODY = ch.SearchConfig(generations=4, horizon=40)
+
+
+@pytest.fixture(scope="module")
+def serial_log():
+    return last(ch.search(BODY, 5)).state()["log"]
+
+
+def test_merged_statistics_are_those_of_the_whole_sample():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(3, 2, (n, 4)) for n in (5, 1, 60)]
+    merged = ch.Parent(None, 0.0, np.zeros(4), np.zeros(4))
+    for part in parts:
+        new = ch.Record(None, float(len(part)), part.mean(0), ((part - part.mean(0)) ** 2).sum(0))
+        merged = ch.Parent(None, *ch.merge_statistics(merged, new))
+    whole = np.concatenate(parts)
+    np.testing.assert_allclose(merged.mean, whole.mean(0))
+    np.testing.assert_allclose(merged.m2 / merged.count, whole.var(0))
+
+
+def test_records_survive_the_wire():
+    rng = np.random.default_rng(0)
+    record = ch.Record(rng.normal(size=(8, 2)), 160.0, rng.normal(size=17), rng.normal(size=17))
+    back = ch.Record.unpack(np.frombuffer(record.pack().tobytes()), 8)
+    assert all(np.array_equal(a, b) for a, b in zip(record, back, strict=True))
+
+
+def test_folded_normalisation_is_the_normalised_policy():
+    rng = np.random.default_rng(0)
+    seen = rng.normal(2, 3, (50, 3))
+    seen[:, 2] = 4.0  # never varies: it must not divide by zero, and carries no information
+    parent = ch.Parent(
+        rng.normal(size=(2, 3)), 50.0, seen.mean(0), ((seen - seen.mean(0)) ** 2).sum(0)
+    )
+    nudge, actions, observations = rng.normal(size=(2, 3)), [], iter(rng.normal(2, 3, (6, 3)))
+
+    def step(action):
+        actions.append(action)
+        return next(observations), 1.5, False, len(actions) == 4, {}
+
+    env = SimpleNamespace(reset=lambda seed: (next(observations), {}), step=step)
+    total, obs = ch.play(parent, nudge, env, seed=0)
+    deviation = seen.std(0)
+    deviation[2] = np.inf
+    expected = ((obs - parent.mean) / deviation) @ (parent.weights + nudge).T
+    np.testing.assert_allclose(actions, expected)
+    assert total == 6.0 and obs.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kept", [3, 8])
+def test_update_agrees_with_a_loop(kept):
+    config = dataclasses.replace(ch.SearchConfig(), kept=kept)
+    rng = np.random.default_rng(1)
+    parent = ch.first_parent(config)._replace(weights=rng.normal(size=(6, 17)))
+    record = ch.Record(rng.normal(size=(8, 2)), 10.0, np.zeros(17), np.ones(17))
+    generation, rows = 105, []
+    for direction in range(8):
+        noise = np.random.default_rng([7, generation, direction]).standard_normal((1, 6, 17))[0]
+        rows.append((max(record.returns[direction]), *record.returns[direction], noise))
+    rows = sorted(rows, key=lambda row: -row[0])[:kept]
+    alpha = 0.03 + (0.006 - 0.03) * generation / 420
+    deviation = np.std([value for row in rows for value in row[1:3]])
+    step = (
+        sum((plus - minus) * noise for _, plus, minus, noise in rows) * alpha / (kept * deviation)
+    )
+    updated = ch.update_parent(config, 7, generation, parent, record)
+    np.testing.assert_allclose(updated.weights, parent.weights + step, rtol=1e-6)
+    assert updated.count == 10 and not np.array_equal(updated.weights, parent.weights)
+
+
+def test_shards_are_independent_of_each_other():
+    config = ch.SearchConfig()
+    draws = {
+        (g, s): ch.shard_noise(config, 1, g, s, (6, 17))
+        for g, s in itertools.product(range(3), range(8))
+    }
+    flat = np.array([noise.ravel() for noise in draws.values()])
+    correlations = np.corrcoef(flat)[~np.eye(24, dtype=bool)]
+    assert np.abs(correlations).max() < 0.5
+    np.testing.assert_array_equal(draws[2, 3], ch.shard_noise(config, 1, 2, 3, (6, 17)))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_process_pool_gives_the_same_bits(serial_log, workers):
+    log = last(ch.search(BODY, 5, evaluator=ch.PoolEvaluator, workers=workers)).state()["log"]
+    np.testing.assert_array_equal(log, serial_log)
+
+
+def test_a_killed_worker_changes_nothing(serial_log):
+    with contextlib.closing(ch.PoolEvaluator(BODY, 5, 2)) as crew:
+        log = ch.empty_log(BODY)
+        first = crew.members[1][0].pid
+        while len(log) < BODY.generations:
+            if len(log) == 2:
+                os.kill(first, signal.SIGKILL)
+            log = np.vstack([log, ch.merge_records(BODY, crew.evaluate(log))])
+        assert crew.members[1][0].pid != first
+    np.testing.assert_array_equal(log, serial_log)
+
+
+def test_a_worker_that_always_dies_is_reported(monkeypatch):
+    def serve(connection, config, seed):
+        connection.recv_bytes()
+        os._exit(3)
+
+    monkeypatch.setitem(ch.PoolEvaluator.start.__globals__, "serve", serve)
+    with (
+        contextlib.closing(ch.PoolEvaluator(BODY, 5, 2)) as crew,
+        pytest.raises(RuntimeError, match="died three times"),
+    ):
+        crew.evaluate(ch.empty_log(BODY))
+
+
+def test_a_search_resumes_from_scores_alone(tmp_path, serial_log):
+    save_checkpoint(tmp_path / "log.safetensors", {"log": serial_log[:2]}, config=BODY)
+    state = load_checkpoint(tmp_path / "log.safetensors", BODY)["state"]
+    assert set(state) == {"log"}
+    rest = last(ch.search(BODY, 5, state)).state()["log"]
+    np.testing.assert_array_equal(rest, serial_log)
+    assert last(ch.search(BODY, 5, {"log": rest})).step == BODY.generations
+    *_, rebuilt = ch.parents_of(BODY, 5, np.vstack([rest, rest[:1]]))
+    worker = ch.Worker(BODY, 5)
+    worker.hear(rest)
+    np.testing.assert_array_equal(rebuilt.weights, worker.parent.weights)
+
+
+def test_messages_carry_scalars_and_statistics_only():
+    """What is sent depends on the observations' size, never on the number of parameters."""
+    sent = {}
+    for env_id, actions, observations in (("HalfCheetah-v5", 6, 17), ("Swimmer-v5", 2, 8)):
+        config = ch.SearchConfig(env_id, generations=6, horizon=10)
+        assert ch.first_parent(config).weights.shape == (actions, observations)
+        sent[env_id], _ = ch.traffic(config, seed=0)
+        news, replies = 2 * 8 * (16 + 1 + 2 * observations), 8 * 8 * (2 + 1 + 2 * observations)
+        assert replies <= sent[env_id] <= news + replies + 2 * 300  # 300: what wraps a message
+    assert sent["HalfCheetah-v5"] - sent["Swimmer-v5"] == pytest.approx(
+        8 * 2 * 9 * (8 + 2 * 5 / 6), rel=0.01
+    )
+
+
+def test_a_ray_cluster_loses_a_node_and_nothing_else(serial_log):
+    """Two real nodes on this machine; the one that runs a worker is taken away in mid-run."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8}
+    )
+    extra = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    spare = {"num_cpus": 1, "object_store_memory": 10**8}
+    try:
+        crew = ch.RayEvaluator(BODY, 5, workers=2, address=cluster.address)
+        log = ch.empty_log(BODY)
+        while len(log) < BODY.generations:
+            if len(log) == 2:
+                assert sum(node["Alive"] for node in ray.nodes()) == 2
+                cluster.add_node(**spare)
+                cluster.remove_node(extra, allow_graceful=False)
+            log = np.vstack([log, ch.merge_records(BODY, crew.evaluate(log))])
+        assert sum(not node["Alive"] for node in ray.nodes()) == 1
+        crew.close()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    np.testing.assert_array_equal(log, serial_log)
+
+
+def test_ray_starts_by_itself_and_gives_the_same_bits(serial_log):
+    log = last(ch.search(BODY, 5, evaluator=ch.RayEvaluator, workers=2)).state()["log"]
+    np.testing.assert_array_equal(log, serial_log)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_body_learns_to_move(seed):
+    config = ch.SearchConfig(generations=30, horizon=200)
+    progress = last(ch.search(config, seed, evaluator=ch.PoolEvaluator, workers=2))
+    best = ch.fastest_parent(config, seed, progress.state()["log"])
+    reached = ch.body_score(best, ch.make_body(config), 10**7, 5)
+    assert reached > ch.random_body_return(config, 10, seed) + 150
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"shards": 3}, "8 directions do not fill 3 equal shards"),
+    ({"noise": 0.5}, "noise is 0.5; it has to lie between"),
+    ({"directions": 4, "shards": 4, "kept": 8}, "kept is 8, but there are 4 directions"),
+])  # fmt: skip
+def test_impossible_searches_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        ch.SearchConfig(**change)
+
+
+# The model of scaling, samples, and the chapter as a whole
+
+
+def test_model_scales_perfectly_where_nothing_is_in_the_way():
+    even = {"evaluations": np.full(10, 2.0), "redraw": 0.0, "bytes": 0}
+    for workers in (1, 2, 360, 1440):
+        seconds = ch.modelled_seconds(workers, even, None)
+        assert seconds == pytest.approx(1440 * 2.0 / workers, abs=2e-4)
+    wide = [ch.modelled_seconds(n, even, 10**6) for n in (18, 1440)]
+    assert wide[1] == pytest.approx(2.0 + 1440 * 8e6 / 125e6, abs=2e-4)  # the server's network card
+    uneven = {**even, "evaluations": np.array([1.0, 3.0])}
+    assert ch.modelled_seconds(1440, uneven, None) == pytest.approx(3.0, abs=2e-4)  # the slowest
+
+
+def test_gradient_method_counts_its_steps():
+    steps = ch.ppo_steps_to_solve(seed=1)
+    assert 2000 <= steps < 200_000 and steps % 8 == 0
+
+
+def test_first_success_counts_the_steps_so_far():
+    good, bad = torch.zeros(407), torch.zeros(407)
+    scores = iter([100, 480])
+    progresses = [
+        SimpleNamespace(step=i, state=dict, metrics={"env_steps": 10 * i}) for i in (1, 2, 3)
+    ]
+    original, ch.first_success.__globals__["score"] = ch.score, lambda params, seed: next(scores)
+    try:
+        assert ch.first_success(iter(progresses), lambda state: good, 0) == 20
+    finally:
+        ch.first_success.__globals__["score"] = original
+    assert bad is not good
+
+
+def test_every_row_has_its_cells_and_its_number():
+    notebook = read_script(CHAPTERS / "ch01_evolution.py")
+    tagged = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    rows = {f"E{i}" for i in range(1, 10)}
+    assert rows <= tagged
+    assert rows == {m.row for m in ch.MEASUREMENTS if m.metrics} | set(ch.SHOWN)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU here.")
+def test_training_runs_on_a_gpu_unchanged():
+    state = last(ch.evolve(SMALL, 1, device="cuda")).state()
+    assert state["population"].is_cuda and state["fitness"].max() > 5 * RANDOM_RETURN

@@ -1,0 +1,309 @@
+"""Rollouts, results, plots, widgets, workers and the loader."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from rlbook_utils import plots, results
+from rlbook_utils.definitions import load_chapter
+from rlbook_utils.notebooks import code_hash, read_script
+from rlbook_utils.rollout import episode_returns, make_vector, transitions
+from rlbook_utils.run import Progress, check_config, knob
+from rlbook_utils.video import RenderError, record, show_clip
+from rlbook_utils.widgets import Panel, image_slider, scrubber
+from rlbook_utils.workers import spawn
+
+
+class Count(gym.Env):
+    """Observes how many steps it has made; ends after ``length`` of them, by truncation or termination."""
+
+    observation_space = gym.spaces.Box(0, 100, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length, truncates):
+        self.length, self.truncates = length, truncates
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        end = self.steps == self.length
+        obs = np.full(1, self.steps, np.float32)
+        return obs, 1.0, end and not self.truncates, end and self.truncates, {}
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_transitions_end_episodes_properly(mode):
+    makers = [lambda: Count(3, truncates=True), lambda: Count(2, truncates=False)]
+    envs = SyncVectorEnv(makers, autoreset_mode=mode)
+    stream = transitions(envs, lambda obs: np.zeros(2, int), seed=0)
+    seen = [[], []]
+    for _ in range(12):
+        step = next(stream)
+        for i in range(2):
+            if step.valid[i]:
+                row = (step.obs[i, 0], step.next_obs[i, 0], step.terminated[i], step.truncated[i])
+                seen[i].append(row)
+                assert step.rewards[i] == 1
+    long = [(0, 1, False, False), (1, 2, False, False), (2, 3, False, True)]
+    short = [(0, 1, False, False), (1, 2, True, False)]
+    for rows, episode in zip(seen, (long, short), strict=True):
+        assert rows == (episode * 6)[: len(rows)] and len(rows) >= 8
+
+
+def test_episode_returns_agree_with_a_plain_loop():
+    """The native vector CartPole, one environment at a time, against Gymnasium's single one."""
+    policy = lambda obs: (obs[..., 2] + 0.3 * obs[..., 3] > 0).astype(int)
+    ours = episode_returns(policy, "CartPole-v1", 200, seed=1)
+    env, plain = gym.make("CartPole-v1"), []
+    for seed in range(200):
+        obs, _ = env.reset(seed=seed)
+        total, done = 0.0, False
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(int(policy(obs)))
+            total, done = total + reward, terminated or truncated
+        plain.append(total)
+    assert ours.shape == (200,) and ours.max() <= 500
+    spread = np.hypot(np.std(ours), np.std(plain)) / np.sqrt(200)
+    assert abs(ours.mean() - np.mean(plain)) < 4 * spread + 1e-9
+
+
+def test_make_vector_takes_the_native_environment_where_there_is_one():
+    assert type(make_vector("CartPole-v1", 3)).__name__ == "CartPoleVectorEnv"
+    assert isinstance(make_vector("MountainCar-v0", 2), SyncVectorEnv)
+
+
+def test_bootstrap_interval_covers_the_mean():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        low, high = plots.bootstrap(rng.normal(size=(20, 1)))
+        hits += low[0] <= 0 <= high[0]
+    assert (
+        0.86 <= hits / 200 <= 0.99
+    )  # a percentile interval of 20 samples covers a little under 95 %
+
+
+def luminance(colour):
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(rgb <= 0.04, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+
+
+@pytest.mark.parametrize("page", ["#FFFFFF", "#121212"])
+def test_colours_stand_out_on_light_and_dark_pages(page):
+    def contrast(colour):
+        light, dark = sorted((luminance(colour), luminance(page)), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    assert contrast(plots.INK) >= 4
+    assert all(contrast(colour) >= 3 for colour in plots.COLOURS)
+
+
+@dataclass(frozen=True)
+class Config:
+    generations: int = knob(60, 1, 1000, "how many")
+    rate: float = knob(0.5, 0.0, 1.0, "how fast")
+
+    def __post_init__(self):
+        check_config(self)
+
+
+def slowly(config, seed, state=None):
+    step = state["step"] if state else 0
+    if config.rate == 1.0:
+        raise ValueError("A rate of 1 never works.")
+    while step < config.generations:
+        step += 1
+        time.sleep(0.01)
+        yield Progress(
+            step, config.generations, {"value": step}, lambda: {"step": step}, "generation"
+        )
+
+
+def test_panel_trains_stops_continues_and_resets():
+    panel = Panel(slowly, Config())
+    assert set(panel.sliders) == {"generations", "rate"}
+    panel.start()
+    time.sleep(0.2)
+    panel.stop()
+    panel.wait(5)
+    stopped = panel.run.steps[-1]
+    assert (
+        0 < stopped < 60
+        and panel.status.value.startswith("Stopped")
+        and panel.run.state == {"step": stopped}
+    )
+    panel.start()
+    panel.wait(5)
+    assert panel.run.steps == list(range(1, 61)) and panel.status.value.startswith("Done")
+    assert panel.picture.value[:4] == b"\x89PNG"
+    panel.sliders["rate"].value = 0.25
+    panel.start()
+    panel.wait(5)
+    assert len(panel.earlier) == 1 and panel.run.finished
+    panel.reset()
+    assert panel.sliders["rate"].value == 0.5 and not panel.run.steps and not panel.earlier
+
+
+def test_panel_shows_an_error_and_keeps_what_was_learned():
+    panel = Panel(slowly, Config(generations=5))
+    panel.start()
+    panel.wait(5)
+    panel.sliders["rate"].value = 1.0
+    panel.start()
+    panel.wait(5)
+    assert "A rate of 1 never works." in panel.status.value
+    assert panel.earlier[0].finished and not panel.train_button.disabled
+
+
+def test_sliders_carry_every_picture_and_refuse_others():
+    png = plots.to_png(plots.live_curve(results_run()))
+    box = image_slider({"a": png, "b": png, "c": png}, "dial", start=2)
+    assert box.children[0].index == 2 and box.children[1].selected_index == 2
+    assert len(scrubber([png] * 4, "step").children[1].children) == 4
+    with pytest.raises(ValueError, match="start is 3, but there are 3 pictures"):
+        image_slider({"a": png, "b": png, "c": png}, "dial", start=3)
+    with pytest.raises(ValueError, match="there are 0 pictures"):
+        scrubber([], "step")
+
+
+def results_run():
+    from rlbook_utils.run import Run
+
+    run = Run()
+    run.add(Progress(1, 2, {"value": 1.0}, dict))
+    return run
+
+
+def test_loader_runs_definitions_only(tmp_path, monkeypatch):
+    (tmp_path / "ch99_x.py").write_text(
+        "import math\nLIMIT, OTHER = 3, 4\nLIMIT += 1\nprint('never')\nvalue = 1 / 0\n"
+        "def root(x):\n    return math.sqrt(x) + LIMIT\n"
+    )
+    monkeypatch.setattr("rlbook_utils.definitions.CHAPTERS", tmp_path)
+    chapter = load_chapter("ch99_x")
+    assert chapter.root(4) == 6 and chapter.OTHER == 4 and not hasattr(chapter, "value")
+    code = "import sys, pickle; print(pickle.load(sys.stdin.buffer)(4))"
+    sent = cloudpickle.dumps(chapter.root)
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert done.stdout.strip() == b"6.0"
+    with pytest.raises(FileNotFoundError, match="no chapter 'ch98'; there are: ch99_x"):
+        load_chapter("ch98")
+
+
+def test_spawned_function_answers_and_ends_with_its_pipe():
+    def serve(connection, offset):
+        while True:
+            connection.send(connection.recv() + offset)
+
+    process, connection = spawn(serve, 10)
+    connection.send(1)
+    assert connection.recv() == 11
+    connection.close()
+    assert process.wait(10) == 0
+
+
+def test_clip_is_h264_in_the_page():
+    frames = [np.full((40, 60, 3), shade, np.uint8) for shade in range(0, 200, 20)]
+    html = show_clip(frames, fps=10, caption="Shades").data
+    assert "data:video/mp4;base64," in html and "Shades" in html and len(html) < 20_000
+
+
+def test_missing_renderer_is_one_sentence():
+    with pytest.raises(RenderError, match=r"CartPole-v1 cannot be drawn here .*libosmesa6"):
+        record("CartPole-v1", lambda obs: 0, 0, 5, width=320)
+
+
+def results_cli(*arguments):
+    command = [sys.executable, "-m", "rlbook_utils.results", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=results.RESULTS.parent)
+
+
+def test_results_command_explains_bad_input():
+    done = results_cli("--row", "Z9")
+    assert done.returncode and done.stdout == "" and "no row 'Z9'; there are: E1" in done.stderr
+    done = results_cli("--row", "E1", "--seeds", "one")
+    assert done.returncode and "SEEDS is 'one'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_results_command_measures_without_writing():
+    before = {path: path.read_bytes() for path in results.RESULTS.rglob("*.json")}
+    done = results_cli("--row", "E1", "--seeds", "101,102")
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert set(line) == {"row", "metric", "value", "low", "high", "unit", "seeds", "baseline",
+                         "source_says", "wall_clock_s", "cores"}  # fmt: skip
+    assert (line["row"], line["metric"], line["seeds"]) == ("E1", "seconds_to_target", [101, 102])
+    assert before == {path: path.read_bytes() for path in results.RESULTS.rglob("*.json")}
+
+
+def test_stored_runs_belong_to_the_code_and_make_the_headlines():
+    stored = {
+        (line["row"], line["metric"]): line for line in json.loads(results.HEADLINES.read_text())
+    }
+    measurements = results.all_measurements()
+    for measurement in measurements:
+        runs = [
+            run
+            for run in results.runs(measurement.row, measurement.name)
+            if run["seed"] in measurement.seeds
+        ]
+        assert [run["seed"] for run in runs] == list(measurement.seeds), measurement.name
+        for run in runs:
+            assert run["config"] == results.describe(measurement.config), (
+                f"{measurement.name}: measure it again"
+            )
+            assert run["commit"] and run["versions"] and run["wall_clock_s"] > 0
+        for line in results.headlines(measurement, runs):
+            assert stored.pop((line["row"], line["metric"])) == line
+    assert {row for row, metric in stored if metric == "shown"} == set(results.shown_rows())
+    assert all(metric == "shown" for _, metric in stored), "a headline without a measurement"
+
+
+def test_headline_interval_and_median():
+    metric = results.Metric("seconds", "s", "median")
+    measurement = results.Measurement("E1", "x", None, None, (1, 2, 3), (metric,))
+    runs = [{"seed": i, "metrics": {"seconds": v}, "baselines": {"seconds": 2 * v}, "wall_clock_s": 1, "cores": 2}
+            for i, v in enumerate((1.0, 2.0, 9.0))]  # fmt: skip
+    (line,) = results.headlines(measurement, runs)
+    assert (line["value"], line["baseline"], line["wall_clock_s"]) == (2.0, 8.0, 3)
+    assert line["low"] == 1.0 and line["high"] == 9.0
+
+
+def test_code_hash_ignores_prose_and_sees_code():
+    path = results.CHAPTERS / "ch01_evolution.py"
+    notebook, changed = read_script(path), read_script(path)
+    next(cell for cell in changed.cells if cell.cell_type == "markdown").source += " More."
+    assert code_hash(notebook) == code_hash(changed)
+    next(cell for cell in changed.cells if cell.cell_type == "code").source += "\npass"
+    assert code_hash(notebook) != code_hash(changed)
+
+
+def test_configs_are_frozen_and_say_what_they_do():
+    chapter = load_chapter("ch01_evolution")
+    for name in ("StringConfig", "GAConfig", "ESConfig", "SearchConfig"):
+        config = getattr(chapter, name)()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            config.population = 3
+        for field in dataclasses.fields(config):
+            if field.metadata:
+                assert (
+                    field.metadata["help"]
+                    and field.metadata["low"] <= field.default <= field.metadata["high"]
+                )
+        assert pickle.loads(pickle.dumps(dataclasses.asdict(config)))
