@@ -540,8 +540,9 @@ ga_config = by_budget(smoke=GAConfig(population=60, generations=3), laptop=GACon
 ga_run = watch(evolve(ga_config, seed=1), floor=random_return)
 
 # %% [markdown]
-# *Mean fitness of the population against generation, live. The best possible is 500; the mean stays below it because
-# every generation contains children whom crossover or mutation has crippled.*
+# *Mean fitness of the population against generation, live; the dotted line is random play. The best possible is 500;
+# the mean stays below it because every generation contains children whom mutation has crippled, as a slider below will
+# show.*
 #
 # ### The champion
 #
@@ -674,9 +675,10 @@ choices = {"greedy actions": ("E2", "genetic"), "sampled actions": ("E2", "genet
 mean_fitness_curves(choices)
 
 # %% [markdown]
-# *Mean fitness, mean and 95 % interval over seeds. Sampling adds a second source of luck to every score, so selection
-# often keeps the lucky instead of the good, and the population climbs more slowly. Gradient methods need random actions
-# to explore; here the population itself explores, and each individual may play its best.*
+# *Mean fitness, mean and 95 % interval over seeds. Sampled populations climb more slowly and end lower. Part of that is
+# the score itself, since a policy that sometimes plays its second choice falls more often; part is selection, which
+# then mistakes luck for skill. Gradient methods need random actions to explore; here the population itself explores,
+# and each individual may play its best.*
 #
 # ## Layers as chromosomes
 #
@@ -696,8 +698,9 @@ choices = {"one cut": ("E2", "genetic"), "a cut in each layer": ("E3", "genetic_
 mean_fitness_curves(choices)
 
 # %% [markdown]
-# *The same comparison over five seeds. Judge by the bands, not by the idea's charm: where they overlap, these runs do
-# not tell the two kinds of crossover apart.*
+# *Mean fitness, mean and 95 % interval over seeds. A cut in each layer mixes more: it starts more slowly, since working
+# combinations are broken up more often, and ends a little higher, with intervals that no longer overlap. On this
+# problem either kind breeds a champion that balances to the end.*
 #
 # ## Turn the dials
 #
@@ -750,10 +753,12 @@ for name, values in SWEEPS.items():
     show(image_slider(pictures, name.replace("_", " "), start=3), pictures[str(values[3])])
 
 # %% [markdown]
-# *What to see. Without mutation the population improves by recombination until its variety is used up, then stands
-# still; with too much, children no longer resemble their parents. A tournament of two individuals is barely selection
-# at all; a tournament of everyone breeds from the same pair until all are cousins. Small populations climb unevenly and
-# depend on their first draw.*
+# *What to see. **Mutation rate:** the mean is highest without any. Five hundred random networks already hold the
+# variety that this problem needs, so crossover suffices, and every mutation cripples somebody: rates of 0.05 and more
+# hold the whole population down. Mutation is an insurance against lost genes, as with the strings, and the mean shows
+# its price. **Tournament:** with the smallest share two individuals enter and both become parents, which is no
+# selection, and nothing is learned. Above a tenth the pressure hardly matters here. **Population size:** twenty
+# individuals climb slowly and unevenly; beyond a few hundred the rest mostly costs time.*
 #
 # ## One parent, many noisy children: evolution strategies
 #
@@ -850,21 +855,21 @@ print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episod
 # decisions an episode. The reward is forward speed minus a small price for effort, so the return is roughly the
 # distance in twentieths of a metre.
 #
-# {cite:t}`mania2018` found that a *linear* policy, $a = W \hat s$, is enough for this body if the evolution strategy gets
-# three additions, and that is what we build:
+# {cite:t}`mania2018` found that a *linear* policy, $a = W \hat s$, is enough for this body if the evolution strategy
+# gets three additions, and that is what we build:
 #
-# 1. **Antithetic noise.** Each direction $\varepsilon_i$ is tried as $W + \sigma\varepsilon_i$ and as
-#    $W - \sigma\varepsilon_i$; only the difference of the two returns enters. What both share cancels.
+# 1. **Antithetic noise.** Each direction $\varepsilon_i$ is tried as $W + \sigma\varepsilon_i$ and as $W -
+#    \sigma\varepsilon_i$; only the difference of the two returns enters. What both share cancels.
 # 2. **Scaled steps along the best directions.** Of $N$ directions, the $K$ whose better side scored highest make the
-#    step, divided by the standard deviation $\sigma_R$ of their $2K$ returns:
-#    $W \leftarrow W + \frac{\alpha}{K \sigma_R} \sum_{i \in \text{best } K} (R_i^+ - R_i^-)\,\varepsilon_i$.
+#    step, divided by the standard deviation $\sigma_R$ of their $2K$ returns: $W \leftarrow W + \frac{\alpha}{K
+#    \sigma_R} \sum_{i \in \text{best } K} (R_i^+ - R_i^-)\,\varepsilon_i$.
 # 3. **Normalised observations.** $\hat s = (s - \mu) / \sigma_s$ with running statistics over everything seen so far:
 #    joint speeds are tens, angles are tenths.
 #
 # For this body the paper takes $N = 32$, $K = 4$, $\alpha = 0.02$, $\sigma = 0.03$. Two cores want fewer directions, so
-# $N = 8$ here; we then keep them all, use less noise ($\sigma = 0.02$), and let $\alpha$ fall from 0.03 to 0.006 over the
-# run: large steps find the gait, small ones keep a single update from wrecking it. The figure at the end of this section
-# shows what these changes bring.
+# $N = 8$ here; we then keep them all, use less noise ($\sigma = 0.02$), and let $\alpha$ fall from 0.03 to 0.006 over
+# the run: large steps find the gait, small ones keep a single update from wrecking it. The figure at the end of this
+# section shows what these changes bring.
 
 
 # %%
