@@ -1,6 +1,7 @@
 """Sphinx configuration of the static book; `book/build.py` runs it."""
 
 import json
+import re
 from pathlib import Path
 
 from rlbook_utils.plots import number
@@ -8,6 +9,8 @@ from rlbook_utils.plots import number
 BOOK = Path(__file__).parent
 HEADLINES = BOOK.parent / "results" / "headlines.json"
 CHAPTER_OF_ROW = {"E": "ch01_evolution"}  # first letter of a row -> the chapter that measures it
+
+CITATION = re.compile(r"\[(?P<text>[^\[\]]+)\]\(\.\./book/bibliography\.md#(?P<key>\w+)\)")
 
 project = "Deep Reinforcement Learning, Live"
 extensions = ["myst_nb", "sphinx_design", "sphinxcontrib.bibtex"]
@@ -92,11 +95,16 @@ def _headline(line: dict) -> str:
 
 
 def prepare_source(app: object, name: str, source: list[str]) -> None:
-    """Fill in the table, and turn a notebook's links to the book's pages into links inside the book."""
+    """Fill in the table; turn a notebook's links to the book's pages into citations and links inside the book."""
     if name == "index":
         source[0] = source[0].replace("<!-- headlines -->", headline_table())
     if name.startswith("chapters/"):
-        source[0] = source[0].replace("](../book/", "](../")
+        source[0] = CITATION.sub(_citation, source[0]).replace("](../book/", "](../")
+
+
+def _citation(match: re.Match) -> str:
+    """[Mania et al. (2018)](../book/bibliography.md#mania2018) cites in the text; in brackets, [(Mania …)], beside it."""
+    return f"{{cite:{'p' if match['text'].startswith('(') else 't'}}}`{match['key']}`"
 
 
 def setup(app: object) -> None:

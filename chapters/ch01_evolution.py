@@ -26,8 +26,8 @@
 # | **Memory** | Under 2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
-# The chapter accompanies chapter 6 of {cite:t}`zai2020`. Its systems are rebuilt here from scratch and measured over
-# several seeds; where the printed code goes wrong, you will see the symptom.
+# The chapter accompanies chapter 6 of [Zai and Brown (2020)](../book/bibliography.md#zai2020). Its systems are rebuilt
+# here from scratch and measured over several seeds; where the printed code goes wrong, you will see the symptom.
 
 # %%
 import pickle
@@ -321,9 +321,10 @@ plt.show()
 # %% [markdown]
 # ## From letters to weights: a pole to balance
 #
-# {cite:t}`barto1983` gave control its fruit fly: a cart on a track, a pole on the cart, a push left or right fifty
-# times a second. The observation is position, velocity, angle and angular velocity; each step survived scores 1; the
-# episode *terminates* when the pole tips beyond 12° or the cart leaves the track, and is *truncated* after 500 steps.
+# [Barto et al. (1983)](../book/bibliography.md#barto1983) gave control its fruit fly: a cart on a track, a pole on the
+# cart, a push left or right fifty times a second. The observation is position, velocity, angle and angular velocity;
+# each step survived scores 1; the episode *terminates* when the pole tips beyond 12° or the cart leaves the track, and
+# is *truncated* after 500 steps.
 #
 # The individual is now a network $\pi_\theta$ with layers 4–25–10–2. All its weights and biases form one flat vector
 # $\theta \in \mathbb{R}^{407}$, the chromosome, and its fitness $F(\theta)$ is the episode's return. The same four
@@ -352,6 +353,14 @@ def action_logits(layers: list, obs: torch.Tensor) -> torch.Tensor:
     weights, biases = layers[-1]
     return torch.baddbmm(biases, weights, hidden).transpose(1, 2)
 
+
+# %%
+# NBVAL_CHECK_OUTPUT
+sample = unpack(torch.zeros(3, PARAMS))
+print(
+    f"{PARAMS} parameters; three individuals unpack into weights",
+    [tuple(w.shape) for w, _ in sample],
+)
 
 # %% [markdown]
 # Evaluation is where the time goes. The plain way takes one individual, one episode, one step at a time:
@@ -416,9 +425,10 @@ def evaluate_population(
 
 
 # %% [markdown]
-# And the operators, on tensors. **Tournament selection** {cite:p}`goldberg1991` replaces selection in proportion: draw
-# a share of the population at random, let the best two of it be parents, repeat. The share sets the pressure without
-# caring about the scale of the fitness.
+# And the operators, on tensors. **Tournament selection** [(Goldberg and Deb,
+# 1991)](../book/bibliography.md#goldberg1991) replaces selection in proportion: draw a share of the population at
+# random, let the best two of it be parents, repeat. The share sets the pressure without caring about the scale of the
+# fitness.
 
 
 # %%
@@ -619,9 +629,9 @@ instants = [instant(step) for step in range(0, by_budget(smoke=24, laptop=120), 
 show(scrubber(instants, "instant"), instants[0])
 
 # %% [markdown]
-# *Left: the scene. Middle: the champion's preference. Right: the angle with the current instant marked. The preference
-# flips well before the angle changes sign: the network has learned to read the angular velocity, which tells it where
-# the pole will be.*
+# *Left: the scene. Middle: the champion's preference. Right: the angle with the current instant marked. Step slowly,
+# and watch when the preference flips: is it when the pole crosses the vertical, or earlier, while it still leans the
+# other way?*
 #
 # ### What batching buys
 #
@@ -762,9 +772,10 @@ for name, values in SWEEPS.items():
 #
 # ## One parent, many noisy children: evolution strategies
 #
-# An **evolution strategy** {cite:p}`rechenberg1973,salimans2017` keeps a single parent $\theta$. Each generation adds
-# Gaussian noise $\varepsilon_i \sim \mathcal{N}(0, I)$ in $N$ directions, measures the fitness of every noisy child,
-# and moves the parent along the noise, weighted by fitness:
+# An **evolution strategy** [(Rechenberg, 1973)](../book/bibliography.md#rechenberg1973) [(Salimans et al.,
+# 2017)](../book/bibliography.md#salimans2017) keeps a single parent $\theta$. Each generation adds Gaussian noise
+# $\varepsilon_i \sim \mathcal{N}(0, I)$ in $N$ directions, measures the fitness of every noisy child, and moves the
+# parent along the noise, weighted by fitness:
 #
 # $$
 # \theta \leftarrow \theta + \frac{\alpha}{N \sigma} \sum_{i=1}^{N} A_i \, \varepsilon_i ,
@@ -850,13 +861,13 @@ print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episod
 #
 # ## A body that runs
 #
-# Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo
-# {cite:p}`todorov2012`: 17 numbers in (joint angles and velocities), 6 torques out, 20 decisions a second, 1,000
-# decisions an episode. The reward is forward speed minus a small price for effort, so the return is roughly the
-# distance in twentieths of a metre.
+# Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo [(Todorov et al.,
+# 2012)](../book/bibliography.md#todorov2012): 17 numbers in (joint angles and velocities), 6 torques out, 20 decisions
+# a second, 1,000 decisions an episode. The reward is forward speed minus a small price for effort, so the return is
+# roughly the distance in twentieths of a metre.
 #
-# {cite:t}`mania2018` found that a *linear* policy, $a = W \hat s$, is enough for this body if the evolution strategy
-# gets three additions, and that is what we build:
+# [Mania et al. (2018)](../book/bibliography.md#mania2018) found that a *linear* policy, $a = W \hat s$, is enough for
+# this body if the evolution strategy gets three additions, and that is what we build:
 #
 # 1. **Antithetic noise.** Each direction $\varepsilon_i$ is tried as $W + \sigma\varepsilon_i$ and as $W -
 #    \sigma\varepsilon_i$; only the difference of the two returns enters. What both share cancels.
@@ -1139,10 +1150,10 @@ def search(
 # %% [markdown]
 # ### From one process to many
 #
-# Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray {cite:p}`moritz2018`,
-# which runs on a laptop by itself and joins a cluster if you give it an address. They share their bookkeeping: who
-# takes which shards, who has heard how much of the log, how many bytes went over the wire. A worker that dies is
-# replaced, and the new one hears the whole log and rebuilds the parent from it.
+# Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray [(Moritz et al.,
+# 2018)](../book/bibliography.md#moritz2018), which runs on a laptop by itself and joins a cluster if you give it an
+# address. They share their bookkeeping: who takes which shards, who has heard how much of the log, how many bytes went
+# over the wire. A worker that dies is replaced, and the new one hears the whole log and rebuilds the parent from it.
 
 
 # %%
@@ -1309,7 +1320,7 @@ def random_body_return(config: SearchConfig, episodes: int, seed: int) -> float:
 
 
 search_config = by_budget(smoke=SearchConfig(generations=3, horizon=60), laptop=SearchConfig())
-checkpoint = "../runs/ch01_halfcheetah.safetensors"
+checkpoint = f"../runs/ch01_halfcheetah_{budget()}.safetensors"
 body_run = watch(
     search(search_config, 1, resume(checkpoint, search_config), PoolEvaluator, results.cores()),
     floor=random_body_return(search_config, 5, seed=0),
@@ -1399,6 +1410,7 @@ class Saboteur(PoolEvaluator):
         return super().listen(i, log)
 
 
+# NBVAL_CHECK_OUTPUT
 *_, progress = search(short, seed=5, evaluator=Saboteur, workers=2)
 same = np.array_equal(progress.state()["log"], logs["serial"])
 print(f"after losing a worker, the same: {same}")
@@ -1441,8 +1453,8 @@ plt.show()
 # %% [markdown]
 # *Bytes per generation against the size of the policy, both axes logarithmic. What we send does not depend on the
 # policy's size at all. The statistics make up most of it; the returns alone, the "one number per individual" of
-# {cite:t}`salimans2017`, would be the dashed line. For our linear policy the saving is modest; at a million parameters
-# it is a factor of tens of thousands.*
+# [Salimans et al. (2017)](../book/bibliography.md#salimans2017), would be the dashed line. For our linear policy the
+# saving is modest; at a million parameters it is a factor of tens of thousands.*
 #
 # ## How far does it scale?
 #
@@ -1546,8 +1558,9 @@ plt.show()
 #
 # Evolution pays in experience. A gradient step extracts a direction from every transition; a generation extracts one
 # number from every episode. How many environment steps until CartPole is *solved*, meaning that the policy at hand
-# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO {cite:p}`schulman2017` and
-# DQN {cite:p}`mnih2015`, from Stable-Baselines3 {cite:p}`raffin2021` with published CartPole settings.
+# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO [(Schulman et al.,
+# 2017)](../book/bibliography.md#schulman2017) and DQN [(Mnih et al., 2015)](../book/bibliography.md#mnih2015), from
+# Stable-Baselines3 [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) with published CartPole settings.
 
 
 # %%
@@ -1653,9 +1666,11 @@ plt.show()
 # Sample cost matters where samples are dear: a robot lives in real time. A simulator does not.
 
 # %%
-lived = body_run["env_steps"][-1] * 0.05  # seconds: a decision lasts 0.05 s, a CartPole step 0.02 s
-print(f"the carts ran {batched_speed * 0.02:,.0f} times faster than real time")
-print(f"the body lived {lived / 3600:,.1f} hours, {lived / body_run.seconds:,.0f} times faster")
+stored = results.runs("E5", "halfcheetah")[0]
+lived = stored["curves"]["env_steps"][-1] * 0.05  # seconds: a decision lasts 0.05 s
+trained = stored["metrics"]["halfcheetah_seconds"]
+print(f"the carts ran {batched_speed * 0.02:,.0f} times faster than real time")  # 0.02 s a step
+print(f"a body that ran {lived / 3600:,.1f} hours of its own time did so in {trained:,.0f} s")
 
 # %% [markdown]
 # ### Exploration
@@ -1819,7 +1834,7 @@ plt.show()
 # **1. Longer words.** The source remarks that a longer target needs more time. How do the generations grow with the
 # target's length? Take prefixes of a long sentence.
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
 sentence = "Natural selection is anything but random!"
 lengths = (6, 12, 20, 30, 40)
 needed = []
@@ -1837,7 +1852,7 @@ plt.show()
 # either parent by a coin flip instead. Does it matter on CartPole?
 
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
 def uniform_crossover(
     mothers: torch.Tensor, fathers: torch.Tensor, sizes: tuple[int, ...], rng: np.random.Generator
 ) -> torch.Tensor:
@@ -1860,7 +1875,7 @@ crossover = one_point
 # **3. Antithetic noise for the pole.** Give `evolve_parent` mirrored noise: draw $N/2$ directions and use each with
 # both signs. Compare the children's mean fitness over five seeds, at the same number of children.
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
 plain_curves, mirrored_curves = [], []
 for seed in range(by_budget(smoke=2, laptop=5)):
     plain = evolve_parent(es_config, seed)
@@ -1886,7 +1901,7 @@ plt.show()
 # **4. Another body.** Make a swimmer swim: `Swimmer-v5` has 8 observations and 2 joints, and needs only a minute's
 # search. What return does your champion reach?
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
 size = by_budget(smoke={"generations": 2, "horizon": 20}, laptop={"generations": 60})
 swimmer = SearchConfig("Swimmer-v5", **size)
 *_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())
@@ -1909,9 +1924,10 @@ print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes")
 #   parent from it.
 # - Evolution is data-hungry. With a fast simulator and many cores that can be a good bargain.
 #
-# Further reading: {cite:t}`salimans2017` for the strategy at scale, {cite:t}`mania2018` for how little it needs,
-# {cite:t}`such2017` for genetic algorithms on Atari, {cite:t}`wierstra2014` for the theory of natural evolution
-# strategies.
+# Further reading: [Salimans et al. (2017)](../book/bibliography.md#salimans2017) for the strategy at scale, [Mania et
+# al. (2018)](../book/bibliography.md#mania2018) for how little it needs, [Such et al.
+# (2017)](../book/bibliography.md#such2017) for genetic algorithms on Atari, [Wierstra et al.
+# (2014)](../book/bibliography.md#wierstra2014) for the theory of natural evolution strategies.
 #
 # ## How the numbers were measured
 #

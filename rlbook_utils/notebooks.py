@@ -52,6 +52,8 @@ def update(path: Path, *, force: bool = False) -> str:
         notebook.metadata = {**stored.metadata, **notebook.metadata}
         done = "prose carried over"
     else:
+        for checkpoint in CHAPTERS.parent.glob(f"runs/{path.stem[:4]}_*"):
+            checkpoint.unlink()  # outputs show whole runs, not the rest of earlier ones
         began = time.perf_counter()
         client = NotebookClient(
             notebook,

@@ -37,6 +37,7 @@ def image_slider(images: Mapping[str, bytes], label: str, *, start: int = 0) -> 
         options=[(name, i) for i, name in enumerate(images)],
         value=start,
         description=label,
+        tooltip=label,
         continuous_update=True,
         style={"description_width": "initial"},
         layout=widgets.Layout(width="26em"),
