@@ -54,9 +54,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from rlbook_utils import plots, results
+from rlbook_utils.config import budget, by_budget, check_config, knob
 from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import episode_returns
-from rlbook_utils.run import Progress, budget, by_budget, check_config, knob, resume, watch
+from rlbook_utils.run import Progress, resume, watch
 from rlbook_utils.video import RenderError, record, show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
 from rlbook_utils.workers import spawn
@@ -425,10 +426,10 @@ def evaluate_population(
 
 
 # %% [markdown]
-# And the operators, on tensors. **Tournament selection** [(Goldberg and Deb,
-# 1991)](../book/bibliography.md#goldberg1991) replaces selection in proportion: draw a share of the population at
-# random, let the best two of it be parents, repeat. The share sets the pressure without caring about the scale of the
-# fitness.
+# And the operators, on tensors. **Tournament selection**
+# [(Goldberg and Deb, 1991)](../book/bibliography.md#goldberg1991) replaces selection in proportion: draw a share of the
+# population at random, let the best two of it be parents, repeat. The share sets the pressure without caring about the
+# scale of the fitness.
 
 
 # %%
@@ -772,10 +773,10 @@ for name, values in SWEEPS.items():
 #
 # ## One parent, many noisy children: evolution strategies
 #
-# An **evolution strategy** [(Rechenberg, 1973)](../book/bibliography.md#rechenberg1973) [(Salimans et al.,
-# 2017)](../book/bibliography.md#salimans2017) keeps a single parent $\theta$. Each generation adds Gaussian noise
-# $\varepsilon_i \sim \mathcal{N}(0, I)$ in $N$ directions, measures the fitness of every noisy child, and moves the
-# parent along the noise, weighted by fitness:
+# An **evolution strategy** [(Rechenberg, 1973)](../book/bibliography.md#rechenberg1973)
+# [(Salimans et al., 2017)](../book/bibliography.md#salimans2017) keeps a single parent $\theta$. Each generation adds
+# Gaussian noise $\varepsilon_i \sim \mathcal{N}(0, I)$ in $N$ directions, measures the fitness of every noisy child,
+# and moves the parent along the noise, weighted by fitness:
 #
 # $$
 # \theta \leftarrow \theta + \frac{\alpha}{N \sigma} \sum_{i=1}^{N} A_i \, \varepsilon_i ,
@@ -861,10 +862,10 @@ print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episod
 #
 # ## A body that runs
 #
-# Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo [(Todorov et al.,
-# 2012)](../book/bibliography.md#todorov2012): 17 numbers in (joint angles and velocities), 6 torques out, 20 decisions
-# a second, 1,000 decisions an episode. The reward is forward speed minus a small price for effort, so the return is
-# roughly the distance in twentieths of a metre.
+# Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo
+# [(Todorov et al., 2012)](../book/bibliography.md#todorov2012): 17 numbers in (joint angles and velocities), 6 torques
+# out, 20 decisions a second, 1,000 decisions an episode. The reward is forward speed minus a small price for effort, so
+# the return is roughly the distance in twentieths of a metre.
 #
 # [Mania et al. (2018)](../book/bibliography.md#mania2018) found that a *linear* policy, $a = W \hat s$, is enough for
 # this body if the evolution strategy gets three additions, and that is what we build:
@@ -1150,10 +1151,11 @@ def search(
 # %% [markdown]
 # ### From one process to many
 #
-# Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray [(Moritz et al.,
-# 2018)](../book/bibliography.md#moritz2018), which runs on a laptop by itself and joins a cluster if you give it an
-# address. They share their bookkeeping: who takes which shards, who has heard how much of the log, how many bytes went
-# over the wire. A worker that dies is replaced, and the new one hears the whole log and rebuilds the parent from it.
+# Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray
+# [(Moritz et al., 2018)](../book/bibliography.md#moritz2018), which runs on a laptop by itself and joins a cluster if
+# you give it an address. They share their bookkeeping: who takes which shards, who has heard how much of the log, how
+# many bytes went over the wire. A worker that dies is replaced, and the new one hears the whole log and rebuilds the
+# parent from it.
 
 
 # %%
@@ -1558,9 +1560,10 @@ plt.show()
 #
 # Evolution pays in experience. A gradient step extracts a direction from every transition; a generation extracts one
 # number from every episode. How many environment steps until CartPole is *solved*, meaning that the policy at hand
-# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO [(Schulman et al.,
-# 2017)](../book/bibliography.md#schulman2017) and DQN [(Mnih et al., 2015)](../book/bibliography.md#mnih2015), from
-# Stable-Baselines3 [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) with published CartPole settings.
+# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO
+# [(Schulman et al., 2017)](../book/bibliography.md#schulman2017) and DQN
+# [(Mnih et al., 2015)](../book/bibliography.md#mnih2015), from Stable-Baselines3
+# [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) with published CartPole settings.
 
 
 # %%
@@ -1924,10 +1927,10 @@ print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes")
 #   parent from it.
 # - Evolution is data-hungry. With a fast simulator and many cores that can be a good bargain.
 #
-# Further reading: [Salimans et al. (2017)](../book/bibliography.md#salimans2017) for the strategy at scale, [Mania et
-# al. (2018)](../book/bibliography.md#mania2018) for how little it needs, [Such et al.
-# (2017)](../book/bibliography.md#such2017) for genetic algorithms on Atari, [Wierstra et al.
-# (2014)](../book/bibliography.md#wierstra2014) for the theory of natural evolution strategies.
+# Further reading: [Salimans et al. (2017)](../book/bibliography.md#salimans2017) for the strategy at scale,
+# [Mania et al. (2018)](../book/bibliography.md#mania2018) for how little it needs,
+# [Such et al. (2017)](../book/bibliography.md#such2017) for genetic algorithms on Atari,
+# [Wierstra et al. (2014)](../book/bibliography.md#wierstra2014) for the theory of natural evolution strategies.
 #
 # ## How the numbers were measured
 #

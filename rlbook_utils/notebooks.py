@@ -19,8 +19,8 @@ import psutil
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from rlbook_utils.config import budget
 from rlbook_utils.definitions import CHAPTERS
-from rlbook_utils.run import budget
 
 
 def code_hash(notebook: NotebookNode) -> str:

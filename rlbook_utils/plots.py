@@ -74,16 +74,15 @@ def live_curve(
     floor: the random policy's value. earlier: runs to draw faintly behind it.
     """
     metric = metric or next(iter(run.metrics))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.6))
-        axes = figure.subplots()
-        for other in earlier:
-            axes.plot(other.steps, other[metric], color=INK, alpha=0.4, linewidth=1.2)
-        axes.plot(run.steps, run[metric], marker="." if len(run.steps) < 60 else "")
-        if floor is not None:
-            axes.axhline(floor, color=INK, linestyle=":", label="random policy")
-            axes.legend(loc="upper left")
-        axes.set(xlim=(0, max(run.total, 1)), xlabel=run.unit, ylabel=metric.replace("_", " "))
+    figure = Figure(figsize=(7.2, 2.6))
+    axes = figure.subplots()
+    for other in earlier:
+        axes.plot(other.steps, other[metric], color=INK, alpha=0.4, linewidth=1.2)
+    axes.plot(run.steps, run[metric], marker="." if len(run.steps) < 60 else "")
+    if floor is not None:
+        axes.axhline(floor, color=INK, linestyle=":", label="random policy")
+        axes.legend(loc="upper left")
+    axes.set(xlim=(0, max(run.total, 1)), xlabel=run.unit, ylabel=metric.replace("_", " "))
     return figure
 
 

@@ -267,4 +267,9 @@ def _update(lines: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(
+            "Stopped. Finished runs that were to be stored are stored; the same command goes on from there."
+        )

@@ -1,4 +1,4 @@
-"""Run control: budgets, configs, training generators and their checkpoints.
+"""Run control: training generators, watching them, and their checkpoints.
 
 A training function is a generator, ``def train(config, seed, state=None)``, that yields a ``Progress`` after
 every unit of work. ``watch`` drives it in a notebook, the panel in the background, the results runner and the
@@ -7,14 +7,13 @@ tests in a plain loop.
 
 import dataclasses
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rlbook_utils import plots
+from rlbook_utils.config import check_config  # noqa: F401
 
 torch.set_num_threads(1)  # the book's networks are small: a second thread costs more than it brings
-
-BUDGETS = ("smoke", "laptop", "full")
-T = TypeVar("T")
 
 
 class Progress(NamedTuple):
@@ -70,45 +67,6 @@ class Run:
         self.total, self.unit = progress.total, progress.unit
         for name, value in progress.metrics.items():
             self.metrics.setdefault(name, []).append(float(value))
-
-
-def budget() -> str:
-    """The budget named by ``RLBOOK_BUDGET``: "smoke", "laptop" (the default) or "full"."""
-    name = os.environ.get("RLBOOK_BUDGET", "laptop")
-    if name not in BUDGETS:
-        raise ValueError(f"RLBOOK_BUDGET is {name!r}; it has to be one of {', '.join(BUDGETS)}.")
-    return name
-
-
-def by_budget(smoke: T, laptop: T) -> T:
-    """``smoke`` at the smoke budget, else ``laptop``: at ``full`` a notebook draws on `make results`."""
-    return smoke if budget() == "smoke" else laptop
-
-
-def knob(default: float, low: float, high: float, help: str, *, step: float | None = None) -> Any:
-    """A config field with its range: the panel makes a slider of it, ``check_config`` guards it.
-
-    low, high: the inclusive range, in the field's own units. help: one line for the reader.
-    step: the slider's step (default: 1 for whole numbers, a hundredth of the range otherwise).
-    """
-    return dataclasses.field(
-        default=default, metadata={"low": low, "high": high, "help": help, "step": step}
-    )
-
-
-def check_config(config: Any) -> None:
-    """Raise ValueError, in one sentence, for the first field outside the range its ``knob`` gives."""
-    for field in dataclasses.fields(config):
-        if "low" in field.metadata:
-            value, low, high = (
-                getattr(config, field.name),
-                field.metadata["low"],
-                field.metadata["high"],
-            )
-            if not low <= value <= high:
-                raise ValueError(
-                    f"{type(config).__name__}.{field.name} is {value}; it has to lie between {low} and {high}."
-                )
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def toy() -> None:
     import time
     from dataclasses import dataclass
 
-    from rlbook_utils.run import Progress, knob
+    from rlbook_utils.config import knob
+    from rlbook_utils.run import Progress
     from rlbook_utils.widgets import panel
 
     @dataclass(frozen=True)

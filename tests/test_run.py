@@ -11,13 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from rlbook_utils.config import budget, by_budget, check_config, knob
 from rlbook_utils.run import (
     CheckpointError,
     Progress,
-    budget,
-    by_budget,
-    check_config,
-    knob,
     load_checkpoint,
     resume,
     save_checkpoint,

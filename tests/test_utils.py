@@ -15,10 +15,11 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlbook_utils import plots, results
+from rlbook_utils.config import check_config, knob
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.notebooks import code_hash, read_script
 from rlbook_utils.rollout import episode_returns, make_vector, transitions
-from rlbook_utils.run import Progress, check_config, knob
+from rlbook_utils.run import Progress
 from rlbook_utils.video import RenderError, record, show_clip
 from rlbook_utils.widgets import Panel, image_slider, scrubber
 from rlbook_utils.workers import spawn
