@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rlbook_utils import plots
-from rlbook_utils.config import check_config  # noqa: F401
 
 torch.set_num_threads(1)  # the book's networks are small: a second thread costs more than it brings
 
