@@ -1332,11 +1332,13 @@ def random_body_return(config: SearchConfig, episodes: int, seed: int) -> float:
 
 search_config = by_budget(smoke=SearchConfig(generations=3, horizon=60), laptop=SearchConfig())
 checkpoint = f"../runs/ch01_halfcheetah_{budget()}.safetensors"
+state = resume(checkpoint, search_config, seed=1)
 body_run = watch(
-    search(search_config, 1, resume(checkpoint, search_config), PoolEvaluator, results.cores()),
+    search(search_config, 1, state, PoolEvaluator, results.cores()),
     floor=random_body_return(search_config, 5, seed=0),
     save_to=checkpoint,
     config=search_config,
+    seed=1,
 )
 
 # %% tags=["E5"]

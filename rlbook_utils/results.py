@@ -198,7 +198,8 @@ def collect(measurement: Measurement, seeds: Iterable[int] | None, write: bool) 
         if write:
             path.parent.mkdir(parents=True, exist_ok=True)
             if state is not None:
-                save_checkpoint(path.with_suffix(".safetensors"), state, config=measurement.config)
+                checkpoint = path.with_suffix(".safetensors")
+                save_checkpoint(checkpoint, state, config=measurement.config, seed=seed)
             path.write_text(json.dumps(run, indent=1) + "\n")
         found.append(run)
     return found

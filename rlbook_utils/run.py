@@ -97,19 +97,24 @@ def watch(
     *,
     save_to: str | Path | None = None,
     config: Any = None,
+    seed: int | None = None,
     floor: float | None = None,
     every: float = 1.0,
 ) -> Run:
     """Drive a training generator to its end, with a progress bar and a curve that grows.
 
     metric: the metric to draw (default: the first). floor: the random policy's value, drawn as a line.
-    save_to: a checkpoint, written every 30 seconds and at the end together with ``config``; a run that
+    save_to: a checkpoint, written every 30 seconds and at the end with ``config`` and ``seed``; a run that
     continues it also continues its curve. every: seconds between two drawings.
 
     The first interrupt stops after the unit of work in hand; everything learned until then is in the result.
     """
     run, began, drawn, saved = Run(), time.perf_counter(), 0.0, time.perf_counter()
-    earlier = load_checkpoint(save_to)["history"] if save_to and Path(save_to).exists() else None
+    earlier = None
+    if (
+        save_to and Path(save_to).exists()
+    ):  # a file of another run is refused before it is overwritten
+        earlier = load_checkpoint(save_to, config, seed)["history"]
     bar, curve = DisplayHandle(), DisplayHandle()
     visible = InteractiveShell.initialized()
     with deferred_interrupt() as stop:
@@ -127,7 +132,7 @@ def watch(
                 show(curve, Image(plots.to_png(plots.live_curve(run, metric, floor))))
                 drawn = time.perf_counter()
             if save_to and (last or now - saved > 30):
-                save_checkpoint(save_to, progress.state(), config=config, history=run)
+                save_checkpoint(save_to, progress.state(), config=config, seed=seed, history=run)
                 saved = now
             if last:
                 break
@@ -161,7 +166,12 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    path: str | Path, state: dict, *, config: Any = None, history: Run | None = None
+    path: str | Path,
+    state: dict,
+    *,
+    config: Any = None,
+    seed: int | None = None,
+    history: Run | None = None,
 ) -> None:
     """Write a nested dict of arrays, tensors and plain values as one safetensors file, atomically.
 
@@ -170,7 +180,7 @@ def save_checkpoint(
     arrays: dict[str, torch.Tensor] = {}
     header = {
         "state": _pull(state, arrays),
-        "config": _describe(config),
+        "owner": _describe(config, seed),
         "history": {"steps": history.steps, "metrics": history.metrics} if history else None,
     }
     path = Path(path)
@@ -180,10 +190,10 @@ def save_checkpoint(
     draft.replace(path)
 
 
-def load_checkpoint(path: str | Path, config: Any = None) -> dict:
-    """Read what ``save_checkpoint`` wrote: {"state", "config", "history"}; arrays come back as NumPy arrays.
+def load_checkpoint(path: str | Path, config: Any = None, seed: int | None = None) -> dict:
+    """Read what ``save_checkpoint`` wrote: {"state", "history"}; arrays come back as NumPy arrays.
 
-    config: when given, a checkpoint written for another config is refused. Raises CheckpointError.
+    config, seed: when given, a checkpoint written for others is refused. Raises CheckpointError.
     """
     path = Path(path)
     if not path.exists():
@@ -200,46 +210,34 @@ def load_checkpoint(path: str | Path, config: Any = None) -> dict:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({error}); delete it to start afresh."
         ) from None
-    if config is not None and header["config"] != _describe(config):
-        raise CheckpointError(
-            f"{path} belongs to another config ({_difference(header['config'], _describe(config))})."
+    wanted, stored = _describe(config, seed), header["owner"]
+    others = [name for name, value in wanted.items() if stored.get(name) != value]
+    if others:
+        said = ", ".join(
+            f"{name}: {stored.get(name)!r} there, {wanted[name]!r} here" for name in others
         )
-    return {
-        "state": _push(header["state"], arrays),
-        "config": header["config"],
-        "history": header["history"],
-    }
+        raise CheckpointError(f"{path} belongs to another run ({said}); delete it to start afresh.")
+    return {"state": _push(header["state"], arrays), "history": header["history"]}
 
 
-def resume(path: str | Path, config: Any = None) -> dict | None:
+def resume(path: str | Path, config: Any = None, seed: int | None = None) -> dict | None:
     """The state in the checkpoint at ``path``, or None where there is none yet. Raises CheckpointError."""
-    return load_checkpoint(path, config)["state"] if Path(path).exists() else None
+    return load_checkpoint(path, config, seed)["state"] if Path(path).exists() else None
 
 
-def _describe(config: Any) -> dict | None:
-    if config is None:
-        return None
-    return json.loads(json.dumps({"type": type(config).__name__, **dataclasses.asdict(config)}))
-
-
-def _difference(stored: dict | None, wanted: dict) -> str:
-    stored = stored or {}
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    return ", ".join(
-        f"{name}: {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in names
-    )
+def _describe(config: Any, seed: int | None) -> dict:
+    fields = {"seed": seed} if seed is not None else {}
+    if config is not None:
+        fields |= {"config": type(config).__name__, **dataclasses.asdict(config)}
+    return json.loads(json.dumps(fields))
 
 
 def _pull(value: Any, arrays: dict[str, torch.Tensor]) -> Any:
     """Replace each array in a nested value by a reference to its place in the file."""
     if isinstance(value, torch.Tensor | np.ndarray):
         name = f"{len(arrays):04d}"
-        tensor = (
-            value.detach().cpu()
-            if isinstance(value, torch.Tensor)
-            else torch.from_numpy(np.array(value))
-        )
-        arrays[name] = tensor.clone(memory_format=torch.contiguous_format)
+        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+        arrays[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"__array__": name}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):

@@ -433,7 +433,9 @@ def test_messages_carry_scalars_and_statistics_only():
     )
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="Ray runs a cluster of several nodes on Linux only.")
+@pytest.mark.skipif(
+    sys.platform == "darwin", reason="Ray runs a cluster of several nodes on Linux only."
+)
 def test_a_ray_cluster_loses_a_node_and_nothing_else(serial_log):
     """Two real nodes on this machine; the one that runs a worker is taken away in mid-run."""
     cluster = Cluster(

@@ -132,8 +132,14 @@ def test_resume_starts_afresh_where_there_is_no_checkpoint(tmp_path):
 def test_bad_checkpoints_get_one_sentence_and_stay(tmp_path):
     path = tmp_path / "run.safetensors"
     save_checkpoint(path, {"step": 1, "x": np.zeros(50)}, config=Config())
-    with pytest.raises(CheckpointError, match=r"another config \(rate: 0.5 there, 0.25 here\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another run \(rate: 0.5 there, 0.25 here\); delete"
+    ):
         load_checkpoint(path, Config(rate=0.25))
+    save_checkpoint(path, {"step": 1, "x": np.zeros(50)}, config=Config(), seed=1)
+    with pytest.raises(CheckpointError, match=r"another run \(seed: 1 there, 2 here\)"):
+        resume(path, Config(), 2)
+    assert resume(path, Config(), 1)["step"] == 1
     path.write_bytes(path.read_bytes()[:100])
     kept = path.read_bytes()
     with pytest.raises(CheckpointError, match="cannot be read"):
