@@ -48,6 +48,7 @@ import numpy as np
 import ray
 import torch
 from IPython.display import display
+from matplotlib.colors import ListedColormap
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -71,7 +72,7 @@ print(f"budget {budget()} · {results.cores()} cores · {versions}")
 # %% [markdown]
 # ## Why give up the gradient?
 #
-# Gradient methods improve *one* agent by asking, at every step, which way is up. That needs a differentiable model, a
+# Gradient methods improve *one* agent by asking, at every step, which way is up. That needs a slope to compute, a
 # learning rate that fits, and a slope that points somewhere useful. Evolution asks less: make many agents, see which do
 # well, keep and vary those. It only ever needs the score.
 #
@@ -108,7 +109,7 @@ def select_and_vary(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 # %% [markdown]
-# The next cell starts both from the same place, the wide hill's side of the map.
+# The next cell starts both from the same place, on the wide hill's side of the map.
 
 # %%
 rng = np.random.default_rng(4)
@@ -262,8 +263,9 @@ for generation in range(0, len(best_strings), 3):
 print(f"generation {len(best_strings):3d}   {best_strings[-1]}   after {string_run.seconds:.2f} s")
 
 # %% [markdown]
-# *Every third generation's best string.* The printed version of this program takes "a few minutes on a modern CPU". The
-# algorithm is the same; what differs is the work around it. The next cell writes one generation the printed way (a loop
+# *The curve is the population's mean similarity to the target; below it, every third generation's best string.* The
+# printed version of this program takes "a few minutes on a modern CPU". The four operations are the same; the
+# similarity is simpler, and the work around it is less. The next cell writes one generation the printed way (a loop
 # over individuals, `SequenceMatcher` as similarity, `random.choices` that weighs the whole population anew for every
 # pair) and times both.
 
@@ -298,9 +300,9 @@ print(f"a generation: loop {loop_seconds * 1e3:.0f} ms, arrays {array_seconds * 
 # ### When evolution gets stuck
 #
 # Crossover only rearranges what is there. If chance removes the last `W` from the seventh place, only a mutation can
-# bring it back. Selection that is too strict, or a population that is too small, loses letters early; the mutation rate
-# then decides how long the repair takes. The source's rate of $10^{-5}$ is close to none, so its population of 900 has
-# to carry every letter from the start.
+# bring it back. The source's rate of $10^{-5}$ is close to none, so its population has to carry every letter from the
+# start. Among $P$ random strings, about $12 \cdot (55/56)^P$ of the twelve letters are in nobody's right place: one in
+# a million populations lacks one at $P = 900$, every third does at $P = 200$. Selection then loses more of them.
 
 # %%
 TRIALS = by_budget(smoke=3, laptop=20)
@@ -331,10 +333,10 @@ plt.show()
 # %% [markdown]
 # ## From letters to weights: a pole to balance
 #
-# [Barto et al. (1983)](../book/bibliography.md#barto1983) gave control its fruit fly: a cart on a track, a pole on the
-# cart, a push left or right fifty times a second. The observation is position, velocity, angle and angular velocity;
-# each step survived scores 1; the episode *terminates* when the pole tips beyond 12° or the cart leaves the track, and
-# is *truncated* after 500 steps.
+# [Barto et al. (1983)](../book/bibliography.md#barto1983) gave reinforcement learning this test: a cart on a track, a
+# pole on the cart, a push left or right fifty times a second. The observation is position, velocity, angle and angular
+# velocity; each step survived scores 1; the episode *terminates* when the pole tips beyond 12° or the cart leaves the
+# track, and is *truncated* after 500 steps.
 #
 # The individual is now a network $\pi_\theta$ with layers 4–25–10–2. All its weights and biases form one flat vector
 # $\theta \in \mathbb{R}^{407}$, the chromosome, and its fitness $F(\theta)$ is the episode's return. The same four
@@ -435,7 +437,7 @@ def evaluate_population(
 
 
 # %% [markdown]
-# And the operators, on tensors. **Tournament selection**
+# Now the operators, on tensors. **Tournament selection**
 # [(Goldberg and Deb, 1991)](../book/bibliography.md#goldberg1991) replaces selection in proportion: draw a share of the
 # population at random, let the best two of it be parents, repeat. The share sets the pressure without caring about the
 # scale of the fitness.
@@ -556,7 +558,7 @@ ga_run = watch(evolve(ga_config, seed=1), floor=random_return)
 
 # %% [markdown]
 # *Mean fitness of the population against generation, live; the dotted line is random play. The best possible is 500;
-# the mean stays below it because every generation contains children whom mutation has crippled, as a slider below will
+# the mean stays below it because every generation contains children whom mutation has damaged, as a slider below will
 # show.*
 #
 # ### The champion
@@ -664,9 +666,9 @@ print(f"batched    {batched_speed:12,.0f} environment steps/s")
 print(f"ratio      {batched_speed / plain_speed:12,.0f}")
 
 # %% [markdown]
-# The ratio compares like with like: the same networks, the same steps, one process, one thread. It grows with the
-# population and shrinks where most individuals fall early, because the batch keeps stepping until its last member has
-# fallen.
+# Both run the same kind of step in one process and one thread; the plain loop plays one episode of forty of the
+# individuals, the batch sixteen of all. The ratio grows with the population and shrinks where most individuals fall
+# early, because the batch keeps stepping until its last member has fallen.
 #
 # ### Over seeds, and one choice that matters
 #
@@ -690,17 +692,39 @@ choices = {"greedy actions": ("E2", "genetic"), "sampled actions": ("E2", "genet
 mean_fitness_curves(choices)
 
 # %% [markdown]
-# *Mean fitness, mean and 95 % interval over seeds. Sampled populations climb more slowly and end lower. Part of that is
-# the score itself, since a policy that sometimes plays its second choice falls more often; part is selection, which
-# then mistakes luck for skill. Gradient methods need random actions to explore; here the population itself explores,
-# and each individual may play its best.*
-#
+# *Mean fitness, mean and 95 % interval over seeds. Sampled populations climb more slowly and end lower. Part of the gap
+# is the score itself, since a policy that sometimes plays its second choice falls more often: played greedily,
+# champions of both kinds balance to the end, as the next cell shows. Gradient methods need random actions to explore;
+# here the population itself explores, and each individual may play its best.*
+
+# %%
+for label, (row, name) in choices.items():
+    returns = [run["metrics"]["champion_return"] for run in results.runs(row, name)]
+    print(f"{label}: champions, played greedily, return {np.round(returns, 1)}")
+
+# %% [markdown]
 # ## Layers as chromosomes
 #
 # One cut through the whole vector keeps the early layers of one parent and the late layers of the other, although late
 # layers are tuned to the features that *their* early layers compute. The source suggests as an exercise to treat each
 # layer as a chromosome of its own, cut separately. In our code this is a different list of sizes in `crossover`: `(125,
-# 260, 22)` instead of `(407,)`.
+# 260, 22)` instead of `(407,)`. The picture shows what that does to the genes: each row is a child, each column a
+# parameter, each colour a parent.
+
+# %%
+mothers, fathers = torch.zeros(8, PARAMS), torch.ones(8, PARAMS)
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 1.6), sharey=True)
+for axes, (label, sizes) in zip(
+    panels, {"one cut": (PARAMS,), "a cut in each layer": CHROMOSOME_SIZES}.items(), strict=True
+):
+    children = crossover(mothers, fathers, sizes, np.random.default_rng(0))[:8]
+    axes.imshow(children, aspect="auto", cmap=ListedColormap(plots.COLOURS[:2]))
+    for border in np.cumsum(CHROMOSOME_SIZES)[:-1]:
+        axes.axvline(border, color="white")
+    axes.set(title=label, xlabel="parameter (white: borders of layers)", yticks=[])
+    axes.grid(visible=False)
+panels[0].set_ylabel("children")
+plt.show()
 
 # %% tags=["E3"]
 layer_config = replace(ga_config, layerwise=True)
@@ -713,9 +737,9 @@ choices = {"one cut": ("E2", "genetic"), "a cut in each layer": ("E3", "genetic_
 mean_fitness_curves(choices)
 
 # %% [markdown]
-# *Mean fitness, mean and 95 % interval over seeds. A cut in each layer mixes more: it starts more slowly, since working
-# combinations are broken up more often, and ends a little higher, with intervals that no longer overlap. On this
-# problem either kind breeds a champion that balances to the end.*
+# *Mean fitness, mean and 95 % interval over seeds. With a cut in each layer the population starts more slowly and ends
+# slightly higher; with five seeds the difference at the end is small against the spread. Either kind breeds a champion
+# that balances to the end.*
 #
 # ## Turn the dials
 #
@@ -769,11 +793,12 @@ for name, values in SWEEPS.items():
 
 # %% [markdown]
 # *What to see. **Mutation rate:** the mean is highest without any. Five hundred random networks already hold the
-# variety that this problem needs, so crossover suffices, and every mutation cripples somebody: rates of 0.05 and more
-# hold the whole population down. Mutation is an insurance against lost genes, as with the strings, and the mean shows
-# its price. **Tournament:** with the smallest share two individuals enter and both become parents, which is no
-# selection, and nothing is learned. Above a tenth the pressure hardly matters here. **Population size:** twenty
-# individuals climb slowly and unevenly; beyond a few hundred the rest mostly costs time.*
+# variety that this problem needs, so crossover suffices, and the mean shows what mutation costs: it damages working
+# networks, and rates of 0.05 and more hold the whole population down. On a problem whose solution is not among the
+# first genes, nothing else could find it. **Tournament:** with the smallest share two individuals enter and both become
+# parents, which is no selection, and nothing is learned. Above a tenth the pressure hardly matters here. **Population
+# size:** twenty individuals climb slowly and unevenly; sixty end as high as a thousand, only later, and at a fraction
+# of the evaluations.*
 #
 # ## One parent, many noisy children: evolution strategies
 #
@@ -787,15 +812,38 @@ for name, values in SWEEPS.items():
 # \qquad A_i = \frac{F_i - \bar F}{\operatorname{std}(F)}, \qquad F_i = F(\theta + \sigma \varepsilon_i).
 # $$
 #
-# Good directions pull, bad ones push. Why this is more than a heuristic: the weighted sum estimates the gradient of the
-# fitness *smoothed* by the noise,
+# Good directions pull, bad ones push. ($F_i$ is the return of child $i$; its standardised version $A_i$ is called its
+# advantage.) Why this is more than a heuristic: up to the scale that standardising sets, the weighted sum estimates the
+# gradient of the fitness *smoothed* by the noise,
 #
 # $$
 # \nabla_\theta \, \mathbb{E}_{\varepsilon}\big[F(\theta + \sigma \varepsilon)\big]
 # = \frac{1}{\sigma} \, \mathbb{E}_{\varepsilon}\big[F(\theta + \sigma \varepsilon)\, \varepsilon\big] ,
 # $$
 #
-# and the smoothed fitness has a gradient even where $F$ itself is a staircase. No network is differentiated anywhere.
+# and the smoothed fitness has a gradient even where $F$ itself is a staircase, whose own slope is zero almost
+# everywhere. The next cell draws one, and checks the formula against the slope of the smoothed curve.
+
+
+# %%
+staircase = np.floor  # flat almost everywhere
+noise = np.random.default_rng(0).standard_normal(20_000)
+where = np.linspace(-1.5, 1.5, 200)
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+axes.plot(where, staircase(where), color=plots.INK, label="F")
+for sigma in (0.1, 0.4):
+    smoothed = [staircase(x + sigma * noise).mean() for x in where]
+    axes.plot(where, smoothed, label=f"F smoothed, σ = {sigma}")
+axes.set(xlabel="θ", ylabel="fitness")
+axes.legend()
+plt.show()
+estimate = (staircase(0.3 + 0.4 * noise) * noise).mean() / 0.4  # the right-hand side at θ = 0.3
+slope = np.interp([0.28, 0.32], where, smoothed)  # of the last curve, σ = 0.4
+print(f"slope of the smoothed staircase {np.diff(slope)[0] / 0.04:.2f}, estimate {estimate:.2f}")
+
+# %% [markdown]
+# *A staircase and its smoothed versions. Small noise keeps the steps, larger noise turns them into a ramp that can be
+# climbed. The two printed slopes agree.*
 
 
 # %%
@@ -806,7 +854,7 @@ class ESConfig:
     children: int = knob(100, 10, 500, "noisy children a generation", step=10)
     generations: int = knob(40, 1, 200, "updates of the parent")
     noise: float = knob(0.3, 0.01, 1.0, "sigma, the standard deviation of the noise", step=0.01)
-    step_size: float = knob(0.3, 0.01, 1.0, "alpha, the length of a step", step=0.01)
+    step_size: float = knob(0.3, 0.01, 1.0, "alpha, the learning rate", step=0.01)
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -823,6 +871,7 @@ def es_step(
     return parent + config.step_size / (len(noise) * config.noise) * advantages @ noise
 
 
+# %%
 def evolve_parent(
     config: ESConfig, seed: int, state: dict | None = None, device: str = "cpu"
 ) -> Iterator[Progress]:
@@ -857,20 +906,32 @@ es_parent = torch.from_numpy(es_run.state["parent"]).float()
 print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episodes")
 
 # %% [markdown]
-# *The children's mean fitness. The parent itself is better than its children: it plays without noise.*
+# *The children's mean fitness. The parent, which plays without noise, is usually better than its children. Its dials:*
+
+# %%
+stored = results.curves("E5", "cartpole_es", "mean_fitness")
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+plots.bands(axes, np.arange(1, stored.shape[1] + 1), stored, "default settings")
+axes.set(xlabel="generation", ylabel="mean fitness", ylim=(0, 500))
+axes.legend(loc="upper left")
+es_preview = plots.to_png(figure)
+plt.close(figure)
+es_dials = panel(evolve_parent, es_config, floor=random_return, preview=es_preview)
+
+# %% [markdown]
 #
 # ## A body that runs
 #
 # Now something that looks alive. `HalfCheetah-v5` is a planar two-legged body simulated by MuJoCo
-# [(Todorov et al., 2012)](../book/bibliography.md#todorov2012): 17 numbers in (joint angles and velocities), 6 torques
-# out, 20 decisions a second, 1,000 decisions an episode. The reward is forward speed minus a small price for effort, so
-# the return is roughly the distance in twentieths of a metre.
+# [(Todorov et al., 2012)](../book/bibliography.md#todorov2012): 17 numbers in (height, pitch, six joint angles, nine
+# velocities), 6 torques out, 20 decisions a second, 1,000 decisions an episode. The reward is forward speed minus a
+# small price for effort, so the return is roughly the distance in twentieths of a metre.
 #
 # [Mania et al. (2018)](../book/bibliography.md#mania2018) found that a *linear* policy, $a = W \hat s$, is enough for
-# this body if the evolution strategy gets three additions, and that is what we build:
+# this body. We build their augmented random search, an evolution strategy with three particulars:
 #
 # 1. **Antithetic noise.** Each direction $\varepsilon_i$ is tried as $W + \sigma\varepsilon_i$ and as $W -
-#    \sigma\varepsilon_i$; only the difference of the two returns enters. What both share cancels.
+#    \sigma\varepsilon_i$; only the difference of the two returns $R_i^+$ and $R_i^-$ enters. What both share cancels.
 # 2. **Scaled steps along the best directions.** Of $N$ directions, the $K$ whose better side scored highest make the
 #    step, divided by the standard deviation $\sigma_R$ of their $2K$ returns: $W \leftarrow W + \frac{\alpha}{K
 #    \sigma_R} \sum_{i \in \text{best } K} (R_i^+ - R_i^-)\,\varepsilon_i$.
@@ -882,9 +943,10 @@ print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episod
 # update from wrecking it.
 #
 # One more thing decides between running and shuffling. The first policies hardly move the body, so the first statistics
-# are those of a body at rest: tiny deviations, and whoever divides by them commands enormous torques in the next
-# generation. We therefore begin with a **warm-up** of a thousand random decisions, whose only purpose is to see
-# observations of a moving body. A figure below shows the same runs without it.
+# are those of a body at rest. Dividing by their tiny deviations, the next generation sends commands far beyond $\pm 1$:
+# the motors saturate, and the price for effort, which is charged on the command, ruins every return. We therefore begin
+# with a **warm-up** of a thousand random decisions, whose only purpose is to see observations of a moving body. A
+# figure below shows the same search without it.
 
 
 # %%
@@ -908,11 +970,10 @@ class SearchConfig:
         if self.kept > self.directions:
             raise ValueError(f"kept is {self.kept}, but there are {self.directions} directions.")
         if self.directions % self.shards:
-            raise ValueError(
-                f"{self.directions} directions do not fill {self.shards} equal shards."
-            )
+            raise ValueError(f"{self.directions} directions do not fill {self.shards} shards.")
 
 
+# %%
 class Parent(NamedTuple):
     """A linear policy, weights [A, O], with the statistics of the observations seen so far.
 
@@ -929,6 +990,7 @@ def make_body(config: SearchConfig) -> gym.Env:
     return gym.make(config.env_id, max_episode_steps=config.horizon, disable_env_checker=True)
 
 
+# %%
 def summary(obs: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Count, mean and summed squared deviations of observations [T, O], zeros where there are none."""
     mean = obs.mean(0) if len(obs) else np.zeros(obs.shape[1])
@@ -1000,6 +1062,7 @@ class Record(NamedTuple):
         return Record(returns.reshape(directions, 2), count, mean, m2)
 
 
+# %%
 def merge_statistics(
     a: Parent | Record, b: Parent | Record
 ) -> tuple[float, np.ndarray, np.ndarray]:
@@ -1051,6 +1114,7 @@ def evaluate_shard(
     return Record(np.reshape(returns, (-1, 2)), *summary(np.concatenate(seen)))
 
 
+# %%
 def update_parent(
     config: SearchConfig, seed: int, generation: int, parent: Parent, record: Record
 ) -> Parent:
@@ -1067,8 +1131,8 @@ def update_parent(
 
 
 # %% [markdown]
-# `update_parent` is the heart of the chapter's second half: it needs the *scores* of a generation, not its parameter
-# vectors. Whoever knows the seed and all past scores knows the parent.
+# `update_parent` is the heart of the chapter's second half: it needs a generation's *record*, not its parameter
+# vectors. Whoever knows the seed and all past records knows the parent.
 #
 # A **worker** holds a parent. It hears the records of the generations that it has not seen yet, updates its parent, and
 # evaluates shards. An **evaluator** owns workers. The simplest has one, in this very process:
@@ -1101,6 +1165,7 @@ class Worker:
         return self.answer(*pickle.loads(message)).tobytes()
 
 
+# %%
 class SerialEvaluator:
     """All shards one after the other, here."""
 
@@ -1153,8 +1218,16 @@ def search(
 # Two more evaluators do the same work elsewhere: one in processes of this machine, one in Ray
 # [(Moritz et al., 2018)](../book/bibliography.md#moritz2018), which runs on a laptop by itself and joins a cluster if
 # you give it an address. They share their bookkeeping: who takes which shards, who has heard how much of the log, how
-# many bytes went over the wire. A worker that dies is replaced, and the new one hears the whole log and rebuilds the
-# parent from it.
+# many bytes went over the wire.
+#
+# ```text
+#                  news: records not heard yet          reply: records of its shards
+#                 ┌────────────────────────────► worker 1: rebuild the parent, play shards 0 2 4 6 ──┐
+# log of records ─┤                                                                                 ├─► merge in shard order,
+#                 └────────────────────────────► worker 2: rebuild the parent, play shards 1 3 5 7 ──┘   append to the log
+# ```
+#
+# A worker that dies is replaced, and the new one hears the whole log and rebuilds the parent from it.
 
 
 # %%
@@ -1278,7 +1351,7 @@ class RayEvaluator(Crew):
 # %% [markdown]
 # ### Watch it learn to run
 #
-# The champion is again chosen by re-evaluation, which matters more here than on CartPole: a single step can wreck a
+# The champion is again chosen by re-evaluation, which matters more here than on CartPole: a single update can spoil a
 # gait. The log makes it easy. Every past parent can be rebuilt from it, so we take those whose generations scored best,
 # let them run a few fresh episodes, and keep halving the field.
 
@@ -1385,13 +1458,16 @@ plt.show()
 
 # %% [markdown]
 # *Mean return of the noisy children against environment steps, mean and 95 % interval over seeds; dots at the right are
-# the champions, 20 fresh episodes each. The children stay below their champion: noise that a standing body would shrug
-# off trips a running one.*
+# the champions, 20 fresh episodes each; the dashed line is the return at which the paper calls the body solved.
+# Children stay below their champion, because noise makes a running body trip. Without the warm-up the first returns are
+# far below the picture, and the statistics carry that memory along.*
 #
 # ## The same result on any crew
 #
-# The three evaluators must agree to the last bit, whatever the number of workers. The next cell runs a short search
-# with each and compares the logs, hence the parents, exactly. Then it kills a worker in mid-generation.
+# The three evaluators must agree to the last bit, whatever the number of workers, as long as their processors and
+# libraries do the same arithmetic. The next cell runs a short search with each and compares the logs, hence the
+# parents, exactly. The cell after it kills a worker in mid-generation. On a cluster, `partial(RayEvaluator,
+# address="auto")` takes the place of `RayEvaluator`.
 
 # %% tags=["E6"]
 short = SearchConfig(generations=4, horizon=by_budget(smoke=20, laptop=250))
@@ -1429,12 +1505,12 @@ same = np.array_equal(progress.state()["log"], logs["serial"])
 print(f"after losing a worker, the same: {same}")
 
 # %% [markdown]
-# The first generation includes starting the workers; the later ones show the work. More workers than cores bring
-# nothing.
+# *The first generation includes starting the workers; the later ones show the work. More workers than cores bring
+# nothing.*
 #
 # ### What travels
 #
-# The source's listing sets a seed twice and draws the same four numbers; here is what that buys. Both sides know the
+# The source's listing sets a seed twice and draws the same four numbers. Here is what that buys: both sides know the
 # seed, so the noise never travels. Each reply is a record, and the news is the merged record of the last generation.
 # The next cell counts the bytes that really went through the pipes, and what parameter vectors would have cost.
 
@@ -1465,10 +1541,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# *Bytes per generation against the size of the policy, both axes logarithmic. What we send does not depend on the
-# policy's size at all. The statistics make up most of it; the returns alone, the "one number per individual" of
-# [Salimans et al. (2017)](../book/bibliography.md#salimans2017), would be the dashed line. For our linear policy the
-# saving is modest; at a million parameters it is a factor of tens of thousands.*
+# *Bytes per generation against the size of the policy, both axes logarithmic. What we send (blue) does not depend on
+# the policy's size at all, because even the parent is rebuilt; the observation statistics make up most of it, and the
+# returns alone would be the dashed line. For our linear policy of 102 numbers the saving is modest; it grows with every
+# parameter. The price is paid elsewhere: every worker draws, or looks up, the noise of all directions.*
 #
 # ## How far does it scale?
 #
@@ -1500,18 +1576,19 @@ for n, seconds in measured.items():
 # %% [markdown]
 # ### Beyond the cores we have: a model
 #
-# [Salimans et al. (2017)](../book/bibliography.md#salimans2017) report 10 minutes on 1,440 cores against 11 hours on 18 for a
-# walking humanoid: 66 times as fast on 80 times the cores. We do not have such a machine, so what follows is a **model**. Its
-# measured ingredients are the seconds of an episode, the seconds to draw a noise number or to weigh one, and the size of a
-# record; its assumed ones are a network of 1 gigabit per second and 0.1 ms latency. A generation of 1,440 episodes lasts as
-# long as its slowest worker, plus what it takes to agree on the next parent of $D$ parameters:
+# [Salimans et al. (2017)](../book/bibliography.md#salimans2017) report 10 minutes on 1,440 cores against 11 hours on 18
+# for a walking humanoid: 66 times as fast on 80 times the cores. We do not have such a machine, so what follows is a
+# **model**. Its measured ingredients are the seconds of an episode, the seconds to draw a noise number or to weigh one,
+# and the size of a record; its assumed ones are a network of 1 gigabit per second and 0.1 ms latency. A generation of
+# 1,440 episodes lasts as long as its slowest worker, plus what it takes to agree on the next parent of $D$ parameters:
 #
 # - **Evolution, noise redrawn.** Every worker receives all scores through one hub and draws all the noise again.
-# - **Evolution, noise table.** The same, but noise is looked up in a large table that every worker made at the start, as the
-#   paper does: only the weighted sum remains.
-# - **Gradient, one server.** Every worker sends $D$ numbers to one machine and receives $D$ back, through that machine's card.
-# - **Gradient, ring.** An all-reduce passes pieces around: about $2D$ numbers per worker however many there are, in $2(n-1)$
-#   steps, each with its latency.
+# - **Evolution, noise table.** The same, but noise is looked up in a large table that every worker made at the start,
+#   as the paper does: only the weighted sum remains.
+# - **Gradient, one server.** Every worker sends $D$ numbers to one machine and receives $D$ back, through that
+#   machine's card.
+# - **Gradient, ring.** An all-reduce passes pieces around: about $2D$ numbers per worker however many there are, in
+#   $2(n-1)$ steps, each with its latency.
 
 
 # %%
@@ -1533,6 +1610,7 @@ def measured_constants(config: SearchConfig, seed: int, episodes: int = 40) -> d
     return {"evaluations": np.array(seconds), **rates}
 
 
+# %%
 def modelled_seconds(
     method: str, workers: int, constants: dict, params: int, episodes: int = 1440
 ) -> float:
@@ -1587,20 +1665,21 @@ for axes in panels:
 plt.show()
 
 # %% [markdown]
-# *Speed-up against cores, both axes logarithmic. Circles are measured, lines are the model, squares are the paper's two points. Left: with the
-# short episodes of our body, agreeing on a parent soon takes longer than playing, whatever the method. Right: with
-# episodes fifty times as long, the evolution strategy stays near the diagonal; the gradient's server saturates, because its card carries
-# every worker's $D$ numbers; the ring avoids that and pays latency instead. What scales is not evolution as such but any
-# method whose communication is small beside its work.*
+# *Speed-up against cores, both axes logarithmic. Circles are measured, lines are the model, squares are the paper's two
+# points. Left: with the short episodes of our body, agreeing on a parent soon takes longer than playing, whatever the
+# method. Right: with episodes fifty times as long, the evolution strategy stays near the diagonal; the gradient's
+# server saturates, because its card carries every worker's $D$ numbers; the ring avoids that and pays latency instead.
+# What scales is not evolution as such but any method whose communication is small beside its work.*
 #
 # ## What it costs in samples
 #
 # Evolution pays in experience. A gradient step extracts a direction from every transition; a generation extracts one
 # number from every episode. How many environment steps until CartPole is *solved*, meaning that the policy at hand
-# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, PPO
-# [(Schulman et al., 2017)](../book/bibliography.md#schulman2017) and DQN
+# scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, with the settings that RL
+# Baselines3 Zoo publishes for CartPole: PPO [(Schulman et al., 2017)](../book/bibliography.md#schulman2017) and DQN
 # [(Mnih et al., 2015)](../book/bibliography.md#mnih2015), from Stable-Baselines3
-# [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) with published CartPole settings.
+# [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) (stable-baselines3). The evolutionary methods are ours as
+# they stand, with one episode an individual; nobody tuned them for this comparison.
 
 
 # %%
@@ -1696,10 +1775,9 @@ axes.set(xscale="log", xlabel="environment steps to solve CartPole (logarithmic)
 plt.show()
 
 # %% [markdown]
-# *Environment steps to solve CartPole: mean, 95 % interval and single seeds (circles), on a logarithmic axis. The
-# genetic algorithm pays for five hundred individuals a generation; the evolution strategy is leaner; the gradient
-# methods need the fewest steps. In seconds the order can turn around, as the printed times above show: evolution's
-# steps are cheap because they batch.*
+# *Environment steps to solve CartPole: mean, 95 % interval and single seeds (circles), on a logarithmic axis; a run
+# that never gets there counts with all its steps. The genetic algorithm pays for five hundred individuals a generation,
+# tested or not. Compare the printed seconds too: evolution's steps are cheap, because they batch.*
 #
 # ### What a simulator changes
 #
@@ -1715,8 +1793,9 @@ print(f"a body that ran {lived / 3600:,.1f} hours of its own time did so in {tra
 # %% [markdown]
 # ### Exploration
 #
-# Back to the two hills, from sixty random starts each: how often does gradient ascent end on the higher hill, and how
-# often does a population that begins around the same start?
+# Back to the two hills, from sixty random starts. How often does gradient ascent end on the higher hill? How often does
+# a population that begins around the same start? And, to be fair, how often does at least one of sixty gradient ascents
+# from the members of that same first population?
 
 # %%
 starts = np.random.default_rng(1).uniform([-3, -1.5], [3, 1.5], (by_budget(smoke=5, laptop=60), 2))
@@ -1733,9 +1812,9 @@ for name, successes in reached.items():
     print(f"{name:22s} reaches the higher hill from {np.mean(successes):.0%} of the starts")
 
 # %% [markdown]
-# A spread-out population looks in many places at once, so it depends less on where it starts. It pays for that with
-# sixty evaluations a generation, and in hundreds of dimensions even thousands of individuals look almost nowhere.
-# Exploration by numbers works on landscapes of few important directions.
+# Looking in many places at once is what helps; compare the second and third line for what selection and noise add to
+# it. A population pays for that with sixty evaluations a generation, and in hundreds of dimensions even thousands of
+# individuals look almost nowhere. Exploration by numbers works on landscapes of few important directions.
 #
 # ## Spot the bug
 #
@@ -1775,8 +1854,8 @@ plt.show()
 
 # %% [markdown]
 # *Left: the two actions' shares. Right: the champion's returns, sampling with each. The fault turns a preference into
-# its opposite. A genetic algorithm hides it: it simply evolves networks whose preferences are upside down, so the curve
-# still rises.*
+# its opposite. A genetic algorithm that samples this way throughout can still learn, with preferences upside down; the
+# fault then shows only when somebody plays its champion greedily.*
 #
 # ### 2. The episode that never ends
 #
@@ -1809,7 +1888,7 @@ plt.show()
 # *The return that the faulty loop has counted so far. It passes 500, which no episode can, and `while playing.any()`
 # never ends: training appears to hang as soon as it succeeds.*
 #
-# ### 3. The best of the unborn
+# ### 3. The best of the untested
 #
 # ```python
 # population = next_generation(population)
@@ -1822,12 +1901,12 @@ plt.show()
 # %%
 fitness = ga_run.state["fitness"]
 adults = torch.as_tensor(ga_run.state["population"])
-unborn = next_population(adults, fitness, ga_config, np.random.default_rng(0))
+untested = next_population(adults, fitness, ga_config, np.random.default_rng(0))
 picks = np.argsort(-fitness)[:50].copy()
 figure, axes = plt.subplots(figsize=(7.2, 2.4))
 for label, people in {
     "evaluated, then chosen": adults,
-    "bred after the evaluation": unborn,
+    "bred after the evaluation": untested,
 }.items():
     returns = evaluate_population(people[picks], 20, seed=5).mean(1)  # [50]
     axes.hist(returns, bins=np.arange(0, 511, 15), alpha=0.7, label=label)
@@ -1837,7 +1916,7 @@ plt.show()
 
 # %% [markdown]
 # *Mean returns of the fifty individuals at the best fifty indices. Those of the evaluated generation are good; the
-# children at the same indices are a random draw from the next generation, cripples included.*
+# children at the same indices are a random draw from the next generation, damaged ones included.*
 #
 # ### 4. A child that is its parent
 #
@@ -1948,7 +2027,8 @@ swimmer = SearchConfig("Swimmer-v5", **size)
 *_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())
 best_swimmer = fastest_parent(swimmer, 1, progress.state()["log"])
 swum = body_score(best_swimmer, make_body(swimmer), SCORING, episodes=by_budget(smoke=1, laptop=10))
-print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes")
+chance = random_body_return(swimmer, 5, seed=0)
+print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes, random play {chance:.0f}")
 
 # %% [markdown]
 # ## Summary
@@ -1961,8 +2041,8 @@ print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes")
 #   scored on separate episodes.
 # - An evolution strategy keeps one parent and follows noise weighted by fitness: a gradient of the smoothed fitness,
 #   without backpropagation.
-# - With shared seeds only scores travel. The log of scores *is* the run: any worker, and any checkpoint, rebuilds the
-#   parent from it.
+# - With shared seeds only records travel: scores and statistics. The log of records *is* the run: any worker, and any
+#   checkpoint, rebuilds the parent from it.
 # - Evolution is data-hungry. With a fast simulator and many cores that can be a good bargain.
 #
 # Further reading: [Salimans et al. (2017)](../book/bibliography.md#salimans2017) for the strategy at scale,

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -35,9 +36,7 @@ def last(progresses):
 
 def test_similarity_counts_places():
     texts = np.array([list("Hello World!"), list("hello world!"), list("!dlroW olleH")])
-    np.testing.assert_allclose(ch.similarity(texts, "Hello World!"), [1, 10 / 12, 0], atol=0.09)
-    plain = [sum(a == b for a, b in zip(t, "Hello World!", strict=True)) / 12 for t in texts]
-    np.testing.assert_allclose(ch.similarity(texts, "Hello World!"), plain)
+    np.testing.assert_allclose(ch.similarity(texts, "Hello World!"), [1, 10 / 12, 4 / 12])
 
 
 def test_selection_is_in_proportion_to_fitness():
@@ -106,7 +105,6 @@ def test_batched_networks_agree_with_modules():
     for i in range(5):
         torch.testing.assert_close(logits[i], module_of(params[i])(obs[i]), atol=1e-5, rtol=1e-5)
     assert (ch.greedy(logits) == logits.argmax(-1)).all()
-    assert not torch.equal(params, torch.zeros_like(params))
 
 
 @torch.no_grad()
@@ -166,7 +164,6 @@ def test_tournament_picks_the_two_best_of_its_entrants():
     assert (fitness[mothers] > fitness[fathers]).all()  # hence never the same one twice
     # Of 4 entrants drawn without repeats from 40, the best has rank r (0 is best) with a known probability.
     ranks = 39 - fitness[mothers].astype(int)
-    expected = np.array([stats.hypergeom(40, 1, 1).pmf(0) for _ in range(40)])
     expected = np.array(
         [np.prod([(39 - r - i) / (39 - i) for i in range(3)]) * 4 / 40 for r in range(37)]
     )
@@ -271,7 +268,7 @@ def test_es_step_estimates_the_smoothed_gradient():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_evolution_strategy_solves_the_pole(seed):
     parent = torch.from_numpy(last(ch.evolve_parent(ch.ESConfig(), seed)).state()["parent"]).float()
-    assert ch.score(parent, seed) > 20 * RANDOM_RETURN
+    assert ch.score(parent, seed) >= 475
 
 
 def test_evolution_strategy_resumes_exactly():
@@ -363,16 +360,35 @@ def test_update_agrees_with_a_loop(kept):
     assert updated.count == 10 and not np.array_equal(updated.weights, parent.weights)
 
 
-def test_shards_are_independent_of_each_other():
+def test_no_two_draws_share_their_numbers():
+    """Noise of every shard and generation, episode seeds and warm-up come from streams of their own."""
     config = ch.SearchConfig()
-    draws = {
-        (g, s): ch.shard_noise(config, 1, g, s, (6, 17))
-        for g, s in itertools.product(range(3), range(8))
-    }
-    flat = np.array([noise.ravel() for noise in draws.values()])
-    correlations = np.corrcoef(flat)[~np.eye(24, dtype=bool)]
-    assert np.abs(correlations).max() < 0.5
-    np.testing.assert_array_equal(draws[2, 3], ch.shard_noise(config, 1, 2, 3, (6, 17)))
+    keys = [(g, s) for g in range(3) for s in range(8)]
+    flat = np.array([ch.shard_noise(config, 1, *key, (6, 17)).ravel() for key in keys])
+    assert np.abs(np.corrcoef(flat)[~np.eye(24, dtype=bool)]).max() < 0.5
+    streams = [[1, *key] for key in keys] + [[1, *key, 1] for key in keys] + [[1, 0, 0, 2]]
+    firsts = [np.random.default_rng(stream).integers(2**62) for stream in streams]
+    assert len(set(firsts)) == len(firsts)
+    np.testing.assert_array_equal(flat[0], ch.shard_noise(config, 1, 0, 0, (6, 17)).ravel())
+
+
+def test_champions_are_scored_on_episodes_that_did_not_choose_them(monkeypatch):
+    asked = {"choose": [], "score": []}
+    play = ch.play
+    phase = "choose"
+    spy = lambda parent, nudge, env, seed: (
+        asked[phase].append(seed) or play(parent, nudge, env, seed)
+    )
+    monkeypatch.setitem(ch.body_score.__globals__, "play", spy)
+    log = last(ch.search(dataclasses.replace(BODY, generations=20, horizon=10), 3)).state()["log"]
+    asked["choose"].clear(), asked["score"].clear()
+    phase = "choose"
+    parent = ch.fastest_parent(BODY, 3, log)
+    phase = "score"
+    ch.body_score(parent, ch.make_body(BODY), ch.SCORING + 300, 20)
+    assert len(asked["choose"]) == 16 + 8 * 2 + 4 * 4 + 2 * 8 and len(asked["score"]) == 20
+    assert not set(asked["choose"]) & set(asked["score"])
+    assert len(set(asked["choose"])) == 15  # 1 + 2 + 4 + 8: fresh ones in every round
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -381,16 +397,34 @@ def test_process_pool_gives_the_same_bits(serial_log, workers):
     np.testing.assert_array_equal(log, serial_log)
 
 
-def test_a_killed_worker_changes_nothing(serial_log):
-    with contextlib.closing(ch.PoolEvaluator(BODY, 5, 2)) as crew:
-        log = ch.empty_log(BODY)
-        first = crew.members[1][0].pid
-        while len(log) < BODY.generations:
-            if len(log) == 2:
-                os.kill(first, signal.SIGKILL)
-            log = np.vstack([log, ch.merge_records(BODY, crew.evaluate(log))])
-        assert crew.members[1][0].pid != first
+def striking(evaluator, strike):
+    """An evaluator that loses a worker while it plays: after it was asked, before it is listened to."""
+
+    class Striking(evaluator):
+        struck = 0
+
+        def listen(self, i, log):
+            if len(log) == 2 and not self.struck:
+                self.struck += 1
+                strike(self)
+            return super().listen(i, log)
+
+    return Striking
+
+
+def test_a_worker_killed_in_mid_generation_changes_nothing(serial_log):
+    def strike(crew):
+        os.kill(crew.members[1][0].pid, signal.SIGKILL)
+        crew.victim = crew.members[1][0]
+
+    crews = []
+    evaluator = striking(ch.PoolEvaluator, strike)
+    make = lambda *arguments: crews.append(evaluator(*arguments)) or crews[0]
+    log = last(ch.search(BODY, 5, evaluator=make, workers=2)).state()["log"]
     np.testing.assert_array_equal(log, serial_log)
+    assert crews[0].struck == 1 and crews[0].victim.returncode == -signal.SIGKILL
+    assert crews[0].victim is not crews[0].members[1][0]
+    assert all(process.returncode is not None for process, _ in crews[0].members)  # none is left
 
 
 def test_a_worker_that_always_dies_is_reported(monkeypatch):
@@ -437,27 +471,27 @@ def test_messages_carry_scalars_and_statistics_only():
     sys.platform == "darwin", reason="Ray runs a cluster of several nodes on Linux only."
 )
 def test_a_ray_cluster_loses_a_node_and_nothing_else(serial_log):
-    """Two real nodes on this machine; the one that runs a worker is taken away in mid-run."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8}
-    )
-    extra = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    spare = {"num_cpus": 1, "object_store_memory": 10**8}
+    """Two real nodes on this machine, a worker on each; one is taken away in mid-generation."""
+    memory = {"object_store_memory": 10**8}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    extra = cluster.add_node(num_cpus=1, **memory)
+    alive = []
+
+    def strike(crew):
+        alive.append(sum(node["Alive"] for node in ray.nodes()))
+        cluster.add_node(num_cpus=1, **memory)
+        cluster.remove_node(extra, allow_graceful=False)
+
     try:
-        crew = ch.RayEvaluator(BODY, 5, workers=2, address=cluster.address)
-        log = ch.empty_log(BODY)
-        while len(log) < BODY.generations:
-            if len(log) == 2:
-                assert sum(node["Alive"] for node in ray.nodes()) == 2
-                cluster.add_node(**spare)
-                cluster.remove_node(extra, allow_graceful=False)
-            log = np.vstack([log, ch.merge_records(BODY, crew.evaluate(log))])
-        assert sum(not node["Alive"] for node in ray.nodes()) == 1
-        crew.close()
+        evaluator = partial(striking(ch.RayEvaluator, strike), address=cluster.address)
+        log = last(ch.search(BODY, 5, evaluator=evaluator, workers=2)).state()["log"]
+        ray.init(cluster.address, log_to_driver=False)
+        alive.append(sum(not node["Alive"] for node in ray.nodes()))
     finally:
         ray.shutdown()
         cluster.shutdown()
     np.testing.assert_array_equal(log, serial_log)
+    assert alive == [2, 1]  # two nodes when it struck, one dead in the end
 
 
 def test_ray_starts_by_itself_and_gives_the_same_bits(serial_log):
@@ -476,7 +510,7 @@ def test_the_body_learns_to_move(seed):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"shards": 3}, "8 directions do not fill 3 equal shards"),
+    ({"shards": 3}, "8 directions do not fill 3 shards"),
     ({"noise": 0.5}, "noise is 0.5; it has to lie between"),
     ({"directions": 4, "shards": 4, "kept": 8}, "kept is 8, but there are 4 directions"),
 ])  # fmt: skip
@@ -488,15 +522,43 @@ def test_impossible_searches_are_refused(change, message):
 # The model of scaling, samples, and the chapter as a whole
 
 
-def test_model_scales_perfectly_where_nothing_is_in_the_way():
-    even = {"evaluations": np.full(10, 2.0), "redraw": 0.0, "bytes": 0}
+METHODS = (
+    "evolution, noise redrawn",
+    "evolution, noise table",
+    "gradient, one server",
+    "gradient, ring",
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_scales_perfectly_where_nothing_is_in_the_way(method):
+    """A policy of no parameters and very long, equal episodes: only the work counts."""
+    even = {"evaluations": np.full(10, 2e6), "draw": 1e-8, "weigh": 1e-9}
     for workers in (1, 2, 360, 1440):
-        seconds = ch.modelled_seconds(workers, even, None)
-        assert seconds == pytest.approx(1440 * 2.0 / workers, abs=2e-4)
-    wide = [ch.modelled_seconds(n, even, 10**6) for n in (18, 1440)]
-    assert wide[1] == pytest.approx(2.0 + 1440 * 8e6 / 125e6, abs=2e-4)  # the server's network card
-    uneven = {**even, "evaluations": np.array([1.0, 3.0])}
-    assert ch.modelled_seconds(1440, uneven, None) == pytest.approx(3.0, abs=2e-4)  # the slowest
+        seconds = ch.modelled_seconds(method, workers, even, 0)
+        assert seconds == pytest.approx(1440 * 2e6 / workers, rel=1e-6)
+    uneven = {**even, "evaluations": np.array([1e6, 3e6])}
+    assert ch.modelled_seconds(method, 1440, uneven, 0) == pytest.approx(
+        3e6, rel=1e-6
+    )  # the slowest
+
+
+def test_model_orders_the_methods_as_their_traffic_says():
+    free = {"evaluations": np.zeros(1), "draw": 1e-8, "weigh": 1e-9}
+    seconds = {
+        (m, n, d): ch.modelled_seconds(m, n, free, d)
+        for m in METHODS
+        for n in (18, 180)
+        for d in (10**4, 10**6)
+    }
+    redrawn, table, server, ring = METHODS
+    for workers in (18, 180):
+        assert seconds[table, workers, 10**6] < seconds[redrawn, workers, 10**6]
+    assert seconds[server, 180, 10**6] > 8 * seconds[server, 18, 10**6]  # one card for everybody
+    assert seconds[ring, 180, 10**6] < 2 * seconds[ring, 18, 10**6]  # latency only
+    assert seconds[server, 18, 10**6] > 50 * seconds[server, 18, 10**4]
+    hub = lambda n: ch.modelled_seconds(table, n, free, 0)
+    assert hub(180) > 2 * hub(18)  # our own hub saturates too
 
 
 def test_gradient_method_counts_its_steps():
@@ -504,18 +566,15 @@ def test_gradient_method_counts_its_steps():
     assert 2000 <= steps < 200_000 and steps % 8 == 0
 
 
-def test_first_success_counts_the_steps_so_far():
-    good, bad = torch.zeros(407), torch.zeros(407)
-    scores = iter([100, 480])
+def test_first_success_counts_the_steps_so_far(monkeypatch):
     progresses = [
         SimpleNamespace(step=i, state=dict, metrics={"env_steps": 10 * i}) for i in (1, 2, 3)
     ]
-    original, ch.first_success.__globals__["score"] = ch.score, lambda params, seed: next(scores)
-    try:
-        assert ch.first_success(iter(progresses), lambda state: good, 0) == 20
-    finally:
-        ch.first_success.__globals__["score"] = original
-    assert bad is not good
+    scores = iter([100, 480])
+    monkeypatch.setitem(ch.first_success.__globals__, "score", lambda params, seed: next(scores))
+    assert ch.first_success(iter(progresses), lambda state: None, 0) == 20
+    monkeypatch.setitem(ch.first_success.__globals__, "score", lambda params, seed: 474)
+    assert ch.first_success(iter(progresses), lambda state: None, 0) == 30  # never: all its steps
 
 
 def test_every_row_has_its_cells_and_its_number():
