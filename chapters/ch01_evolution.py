@@ -944,14 +944,7 @@ es_dials = panel(evolve_parent, es_config, floor=random_return, preview=es_previ
 #    joint speeds are tens, angles are tenths.
 #
 # For this body the paper takes $N = 32$, $K = 4$, $\alpha = 0.02$, $\sigma = 0.03$. Two cores want fewer directions, so
-# $N = 8$ here, and $\alpha$ falls from 0.03 to 0.006 over the run: large steps find the gait, small ones keep a single
-# update from wrecking it.
-#
-# One more thing decides between running and shuffling. The first policies hardly move the body, so the first statistics
-# are those of a body at rest. Dividing by their tiny deviations, the next generation sends commands far beyond $\pm 1$:
-# the motors saturate, and the price for effort, which is charged on the command, ruins every return. We therefore begin
-# with a **warm-up** of a thousand random decisions, whose only purpose is to see observations of a moving body. A
-# figure below shows the same search without it.
+# $N = 8$ here, and $\alpha$ falls from 0.03 to 0.006 over the run.
 
 
 # %%
@@ -967,7 +960,6 @@ class SearchConfig:
     noise: float = knob(0.03, 0.001, 0.2, "sigma, the standard deviation of the noise")
     generations: int = knob(400, 1, 2000, "updates of the parent")
     horizon: int = knob(1000, 10, 1000, "decisions in an episode")
-    warm_up: int = knob(1000, 0, 10_000, "random decisions before the first generation")
     shards: int = 8
 
     def __post_init__(self) -> None:
@@ -996,21 +988,12 @@ def make_body(config: SearchConfig) -> gym.Env:
 
 
 # %%
-def summary(obs: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Count, mean and summed squared deviations of observations [T, O], zeros where there are none."""
-    mean = obs.mean(0) if len(obs) else np.zeros(obs.shape[1])
-    return float(len(obs)), mean, ((obs - mean) ** 2).sum(0)
-
-
-def first_parent(config: SearchConfig, seed: int) -> Parent:
-    """A policy that does nothing yet, with statistics from ``warm_up`` random decisions."""
-    env, rng = make_body(config), np.random.default_rng([seed, 0, 0, 2])  # no other draw's key
-    size, actions = env.observation_space.shape[0], env.action_space
-    env.reset(seed=seed)
-    moves = rng.uniform(actions.low, actions.high, (config.warm_up, *actions.shape))
-    seen = [env.step(move)[0] for move in moves]
+def first_parent(config: SearchConfig) -> Parent:
+    """A policy that does nothing yet and has seen nothing."""
+    env = make_body(config)
+    size, actions = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
-    return Parent(np.zeros((*actions.shape, size)), *summary(np.reshape(seen, (-1, size))))
+    return Parent(np.zeros((actions, size)), 0.0, np.zeros(size), np.zeros(size))
 
 
 # %% [markdown]
@@ -1068,6 +1051,11 @@ class Record(NamedTuple):
 
 
 # %%
+def summary(obs: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Count, mean and summed squared deviations of observations [T, O]."""
+    return float(len(obs)), obs.mean(0), ((obs - obs.mean(0)) ** 2).sum(0)
+
+
 def merge_statistics(
     a: Parent | Record, b: Parent | Record
 ) -> tuple[float, np.ndarray, np.ndarray]:
@@ -1090,9 +1078,7 @@ def merge_records(config: SearchConfig, packed: np.ndarray) -> np.ndarray:
 
 def empty_log(config: SearchConfig) -> np.ndarray:
     """The log of a run that has not begun: [0, numbers]."""
-    return np.zeros(
-        (0, 2 * config.directions + 1 + 2 * make_body(config).observation_space.shape[0])
-    )
+    return np.zeros((0, 2 * config.directions + 1 + 2 * len(first_parent(config).mean)))
 
 
 # %%
@@ -1149,7 +1135,7 @@ class Worker:
 
     def __init__(self, config: SearchConfig, seed: int) -> None:
         self.config, self.seed, self.generation = config, seed, 0
-        self.parent, self.env = first_parent(config, seed), make_body(config)
+        self.parent, self.env = first_parent(config), make_body(config)
 
     def hear(self, news: np.ndarray) -> None:
         """Apply the packed records of generations not heard of yet: [generations, numbers]."""
@@ -1208,7 +1194,7 @@ def search(
                 log = np.vstack([log, merge_records(config, crew.evaluate(log))])
             returns = Record.unpack(log[-1], config.directions).returns
             metrics = {"mean_return": returns.mean(), "best_return": returns.max()}
-            metrics["env_steps"] = config.warm_up + log[:, 2 * config.directions].sum()
+            metrics["env_steps"] = log[:, 2 * config.directions].sum()
             state = {"log": log}
             yield Progress(len(log), config.generations, metrics, lambda: state, "generation")
             if len(log) >= config.generations:
@@ -1364,7 +1350,7 @@ class RayEvaluator(Crew):
 # %%
 def parents_of(config: SearchConfig, seed: int, log: np.ndarray) -> Iterator[Parent]:
     """Every parent of a run, rebuilt from its log: the first belongs to the first record."""
-    parent = first_parent(config, seed)
+    parent = first_parent(config)
     for generation, numbers in enumerate(log):
         yield parent
         heard = Record.unpack(numbers, config.directions)
@@ -1446,14 +1432,11 @@ except RenderError as error:
 # settings.
 
 # %%
-variants = {"with warm-up": "halfcheetah", "without": "halfcheetah_cold"}
 figure, axes = plt.subplots()
-for (label, name), colour in zip(variants.items(), plots.COLOURS, strict=False):
-    steps = results.curves("E5", name, "env_steps").mean(0) / 1e6  # [T]
-    stored = results.curves("E5", name, "mean_return")  # [S, T]
-    plots.bands(axes, steps, stored, f"children, {label}", color=colour)
-    for run in results.runs("E5", name):
-        axes.plot(1.02 * steps[-1], run["metrics"]["halfcheetah_return"], "o", color=colour)
+steps = results.curves("E5", "halfcheetah", "env_steps").mean(0) / 1e6  # [T]
+plots.bands(axes, steps, results.curves("E5", "halfcheetah", "mean_return"), "noisy children")
+champions = [run["metrics"]["halfcheetah_return"] for run in results.runs("E5", "halfcheetah")]
+axes.plot(np.full(len(champions), 1.02 * steps[-1]), champions, "o", label="champions")
 floor = results.runs("E5", "halfcheetah")[0]["baselines"]["halfcheetah_return"]
 axes.axhline(floor, color=plots.INK, linestyle=":", label="random policy")
 axes.axhline(3430, color=plots.INK, linestyle="--", label="threshold of Mania et al. (2018)")
@@ -1464,8 +1447,7 @@ plt.show()
 # %% [markdown]
 # *Mean return of the noisy children against environment steps, mean and 95 % interval over seeds; dots at the right are
 # the champions, 20 fresh episodes each; the dashed line is the return at which the paper calls the body solved.
-# Children stay below their champion, because noise makes a running body trip. Without the warm-up the first returns are
-# far below the picture, and the statistics carry that memory along.*
+# Children stay below their champion, because noise makes a running body trip.*
 #
 # ## The same result on any crew
 #
@@ -1528,7 +1510,7 @@ def traffic(config: SearchConfig, seed: int, workers: int = 2) -> tuple[float, f
         log = np.vstack([log, merge_records(config, crew.evaluate(log))])
     crew.close()
     sent = crew.bytes / len(log)
-    return sent, sent + 2 * config.directions * first_parent(config, seed).weights.nbytes
+    return sent, sent + 2 * config.directions * first_parent(config).weights.nbytes
 
 
 # %% tags=["E7"]
@@ -1540,7 +1522,7 @@ axes.loglog(params, 16 * 8 * params, color=plots.COLOURS[1], label="every child'
 axes.loglog(params, 2 * 8 * params, color=plots.COLOURS[2], label="the parent to each worker")
 axes.axhline(sent, color=plots.COLOURS[0], label="records: returns and statistics (measured)")
 axes.axhline(16 * 8, color=plots.COLOURS[0], linestyle="--", label="the 16 returns alone")
-axes.plot(first_parent(short, 5).weights.size, sent, "o", color=plots.COLOURS[0])
+axes.plot(first_parent(short).weights.size, sent, "o", color=plots.COLOURS[0])
 axes.set(xlabel="parameters of the policy", ylabel="bytes a generation")
 axes.legend()
 plt.show()
@@ -1599,7 +1581,7 @@ for n, seconds in measured.items():
 # %%
 def measured_constants(config: SearchConfig, seed: int, episodes: int = 40) -> dict:
     """Seconds of evaluations [episodes], and to draw and to weigh one noise number."""
-    env, parent = make_body(config), first_parent(config, seed)
+    env, parent = make_body(config), first_parent(config)
     rng, size, seconds = np.random.default_rng(seed), 100_000, []
     for episode in range(episodes):
         began = time.perf_counter()
@@ -2160,7 +2142,6 @@ MEASUREMENTS = [
     Measurement("E5", "halfcheetah", measure_halfcheetah, SearchConfig(), FIVE, (
         Metric("halfcheetah_return", "return", "median"),
         Metric("halfcheetah_seconds", "s", "median"))),
-    Measurement("E5", "halfcheetah_cold", measure_halfcheetah, SearchConfig(warm_up=0), THREE),
 ]  # fmt: skip
 
 # %%
