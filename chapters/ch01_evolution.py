@@ -1446,8 +1446,8 @@ plt.show()
 
 # %% [markdown]
 # *Mean return of the noisy children against environment steps, mean and 95 % interval over seeds; dots at the right are
-# the champions, 20 fresh episodes each; the dashed line is the return at which the paper calls the body solved.
-# Children stay below their champion, because noise makes a running body trip.*
+# the champions, 20 fresh episodes each; the dashed line is the return that the paper asks for on this body. Children
+# stay below their champion, because noise makes a running body trip.*
 #
 # ## The same result on any crew
 #
@@ -1665,8 +1665,8 @@ plt.show()
 # scores at least 475 over 100 fresh episodes? Two gradient methods serve as the measure, with the settings that RL
 # Baselines3 Zoo publishes for CartPole: PPO [(Schulman et al., 2017)](../book/bibliography.md#schulman2017) and DQN
 # [(Mnih et al., 2015)](../book/bibliography.md#mnih2015), from Stable-Baselines3
-# [(Raffin et al., 2021)](../book/bibliography.md#raffin2021) (stable-baselines3). The evolutionary methods are ours as
-# they stand, with one episode an individual; nobody tuned them for this comparison.
+# [(Raffin et al., 2021)](../book/bibliography.md#raffin2021). The evolutionary methods are ours as they stand, with one
+# episode an individual; nobody tuned them for this comparison.
 
 
 # %%
@@ -1809,8 +1809,8 @@ for name, successes in reached.items():
 #
 # ## Spot the bug
 #
-# Four faults from published versions of this chapter's code. All run without an error. Read each snippet, guess the
-# symptom, then look.
+# Four faults that published versions of this chapter's code have, or are one small edit away from. All run without an
+# error. Read each snippet, guess the symptom, then look.
 #
 # ### 1. Whose probabilities?
 #
