@@ -22,7 +22,7 @@
 # | | |
 # |---|---|
 # | **You need** | Python and loops; a neural network as "matrix, bias, ReLU, repeat". No backpropagation in this chapter. |
-# | **Time** | About eight minutes for all cells on two cores, half of it for the running body. The first result is immediate. |
+# | **Time** | About seven minutes for all cells on two cores, half of it for the running body. The first result is immediate. |
 # | **Memory** | Under 2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -112,7 +112,7 @@ def select_and_vary(points: np.ndarray, rng: np.random.Generator, noise: float =
 # The next cell starts both from the same place, on the wide hill's side of the map.
 
 # %%
-rng = np.random.default_rng(4)
+rng = np.random.default_rng(30)
 crowd = np.array([-1.5, 0.5]) + 0.8 * rng.standard_normal((60, 2))
 path = climb(crowd.mean(0))
 grid = np.stack(np.meshgrid(np.linspace(-3.5, 3.5, 140), np.linspace(-2, 2, 90)), -1)
@@ -132,7 +132,7 @@ plt.show()
 # %% [markdown]
 # *Two hills, darker is higher. The gradient path (orange) climbs the nearest hill and stays; the population (blue)
 # begins around the same point and climbs it too, until one of its outliers lands on the higher hill, from which all
-# later generations descend.*
+# later generations descend. How often that happens is measured under "Exploration" below.*
 
 # %% [markdown]
 # ## Evolving a string
@@ -598,6 +598,7 @@ def champion_action(obs: np.ndarray) -> int:
 
 
 frames = record("CartPole-v1", champion_action, seed=3, steps=200, every=2)
+frames = [frame[150:330] for frame in frames]  # without the empty sky
 show_clip(
     frames, 25, "The champion: four seconds of an episode that random play ends in half of one."
 )
@@ -621,9 +622,9 @@ for _ in range(200):
 def instant(step: int) -> bytes:
     """Frame, preferences and angle at one step, as a PNG."""
     figure, (scene, bars, line) = plt.subplots(
-        1, 3, figsize=(8.4, 2.1), width_ratios=(1.6, 0.8, 1.8), dpi=80
+        1, 3, figsize=(8.4, 2.1), width_ratios=(1.6, 0.8, 1.8), dpi=76
     )
-    scene.imshow(frames[step // 2][150:330])
+    scene.imshow(frames[step // 2])
     scene.axis("off")
     bars.bar(["left", "right"], preferences[step], color=plots.COLOURS[:2])
     bars.set(ylim=(0, 1), title="softmax of the logits")
@@ -688,7 +689,7 @@ def mean_fitness_curves(choices: dict[str, tuple[str, str]]) -> None:
         plots.bands(axes, np.arange(1, stored.shape[1] + 1), stored, label)
     axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
     axes.set(xlabel="generation", ylabel="mean fitness of the population", ylim=(0, 500))
-    axes.legend(loc="center right")
+    axes.legend(loc="upper left")
 
 
 choices = {"greedy actions": ("E2", "genetic"), "sampled actions": ("E2", "genetic_sampled")}
@@ -775,7 +776,7 @@ SWEEPS = {
 
 def sweep_picture(name: str, value: float) -> bytes:
     """The stored curves of one dial, those of ``value`` in front, as a PNG."""
-    figure, axes = plt.subplots(figsize=(7.2, 2.8), dpi=80)
+    figure, axes = plt.subplots(figsize=(7.2, 2.8), dpi=72)
     for other in SWEEPS[name]:
         stored = results.curves("E4", "sweep", f"{name}={other}")
         generations = np.arange(1, stored.shape[1] + 1)
@@ -1223,13 +1224,8 @@ def search(
 
 # %%
 class Crew:
-    """Several workers behind one ``evaluate``.
-
-    A subclass says how to ``start`` and ``end`` a worker, ``send`` it a message and ``receive`` its
-    reply, and which errors mean that it is ``LOST``.
-    """
-
-    LOST: tuple[type[Exception], ...] = ()
+    """Several workers behind one ``evaluate``. A subclass says how to ``start``, ``send`` to,
+    ``receive`` from and ``end`` a worker, and which errors mean that one is ``LOST``."""
 
     def __init__(self, config: SearchConfig, seed: int, workers: int = 2) -> None:
         self.config, self.seed, self.bytes = config, seed, 0
@@ -1241,10 +1237,8 @@ class Crew:
         """As ``SerialEvaluator.evaluate``; a worker lost on the way costs nothing but time."""
         for i in range(len(self.members)):
             self.ask(i, log)
-        records = {}
-        for i, shards in enumerate(self.shards):
-            records |= zip(shards, self.listen(i, log), strict=True)
-        return np.stack([records[shard] for shard in range(self.config.shards)])
+        replies = np.concatenate([self.listen(i, log) for i in range(len(self.members))])
+        return replies[np.argsort(np.concatenate(self.shards))]  # [shards, numbers], in order
 
     def ask(self, i: int, log: np.ndarray) -> None:
         message = pickle.dumps((log[self.heard[i] :], self.shards[i]))
@@ -1394,7 +1388,7 @@ def random_body_return(config: SearchConfig, episodes: int, seed: int) -> float:
     return float(np.mean(returns))
 
 
-search_config = by_budget(smoke=SearchConfig(generations=3, horizon=60), laptop=SearchConfig())
+search_config = by_budget(smoke=SearchConfig(generations=3, horizon=100), laptop=SearchConfig())
 checkpoint = f"../runs/ch01_halfcheetah_{budget()}.safetensors"
 state = resume(checkpoint, search_config, seed=1)
 body_run = watch(
@@ -1457,7 +1451,7 @@ plt.show()
 # address="auto")` takes the place of `RayEvaluator`.
 
 # %% tags=["E6"]
-short = SearchConfig(generations=4, horizon=by_budget(smoke=20, laptop=250))
+short = SearchConfig(generations=4, horizon=by_budget(smoke=100, laptop=250))
 crews = {
     "serial": (SerialEvaluator, 1),
     "process pool, 2": (PoolEvaluator, 2),
@@ -1514,7 +1508,7 @@ def traffic(config: SearchConfig, seed: int, workers: int = 2) -> tuple[float, f
 
 
 # %% tags=["E7"]
-sent, vectors = traffic(replace(short, horizon=20), seed=5)
+sent, vectors = traffic(replace(short, horizon=100), seed=5)
 print(f"two workers: {sent:,.0f} bytes a generation; with parameter vectors, {vectors:,.0f}")
 params = np.logspace(2, 7, 50)
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
@@ -1554,7 +1548,7 @@ def generation_seconds(config: SearchConfig, seed: int, workers: int) -> float:
 
 
 # %% tags=["E8"]
-scaling = replace(SearchConfig(generations=16), **by_budget(smoke={"horizon": 20}, laptop={}))
+scaling = replace(SearchConfig(generations=16), **by_budget(smoke={"horizon": 100}, laptop={}))
 measured = {n: generation_seconds(scaling, 1, n) for n in range(1, results.cores() + 1)}
 for n, seconds in measured.items():
     efficiency = measured[1] / (n * seconds)
@@ -2013,7 +2007,7 @@ plt.show()
 # search. What return does your champion reach?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
-size = by_budget(smoke={"generations": 2, "horizon": 20}, laptop={"generations": 60})
+size = by_budget(smoke={"generations": 2, "horizon": 100}, laptop={"generations": 60})
 swimmer = SearchConfig("Swimmer-v5", **size)
 *_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())
 best_swimmer = fastest_parent(swimmer, 1, progress.state()["log"])

@@ -10,3 +10,4 @@ import sys
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the book makes no network request
 if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
     os.environ.setdefault("MUJOCO_GL", "osmesa")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

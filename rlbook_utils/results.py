@@ -227,20 +227,22 @@ def main() -> None:
     known = sorted({m.row for m in measurements} | set(shown))
     if arguments.row and arguments.row not in known:
         sys.exit(f"There is no row {arguments.row!r}; there are: {', '.join(known)}.")
-    write = arguments.write or not arguments.row
+    write = arguments.write or not (arguments.row or seeds)
+    lines_out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries and worker processes print is not among the lines
 
     lines = []
     for measurement in measurements:
         if arguments.row in ("", measurement.row) and (measurement.metrics or write):
             new = headlines(measurement, collect(measurement, seeds, write))
             for line in new:
-                print(json.dumps(line), flush=True)
+                print(json.dumps(line), file=lines_out, flush=True)
             lines += new
     for row, chapter in shown.items():
         if arguments.row in ("", row):
             _run_cells(chapter, row)
             lines.append({"row": row, "metric": "shown", "value": 1})
-            print(json.dumps(lines[-1]), flush=True)
+            print(json.dumps(lines[-1]), file=lines_out, flush=True)
     if write:
         _update(lines)
 
