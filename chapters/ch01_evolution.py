@@ -1939,7 +1939,7 @@ plt.show()
 # **1. Longer words.** The source remarks that a longer target needs more time. How do the generations grow with the
 # target's length? Take prefixes of a long sentence.
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 sentence = "Natural selection is anything but random!"
 lengths = (6, 12, 20, 30, 40)
 needed = []
@@ -1957,7 +1957,7 @@ plt.show()
 # either parent by a coin flip instead. Does it matter on CartPole?
 
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 def uniform_crossover(
     mothers: torch.Tensor, fathers: torch.Tensor, sizes: tuple[int, ...], rng: np.random.Generator
 ) -> torch.Tensor:
@@ -1980,7 +1980,7 @@ crossover = one_point
 # **3. Antithetic noise for the pole.** Give `evolve_parent` mirrored noise: draw $N/2$ directions and use each with
 # both signs. Compare the children's mean fitness over five seeds, at the same number of children.
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 plain_curves, mirrored_curves = [], []
 for seed in range(by_budget(smoke=2, laptop=5)):
     plain = evolve_parent(es_config, seed)
@@ -2006,7 +2006,7 @@ plt.show()
 # **4. Another body.** Make a swimmer swim: `Swimmer-v5` has 8 observations and 2 joints, and needs only a minute's
 # search. What return does your champion reach?
 
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"} tags=["hide-cell"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 size = by_budget(smoke={"generations": 2, "horizon": 100}, laptop={"generations": 60})
 swimmer = SearchConfig("Swimmer-v5", **size)
 *_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())

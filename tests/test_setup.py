@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 import yaml
@@ -188,6 +189,14 @@ def test_notebook_and_script_are_in_step(path):
         [(cell.cell_type, cell.source.strip()) for cell in book.cells] for book in (stored, script)
     )
     assert stored == script, "run `make notebooks`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_jupytext_finds_the_pair_equal(path):
+    """Else JupyterLab refuses to open the notebook, depending on which file is the younger."""
+    written = jupytext.writes(nbformat.read(path, as_version=4), fmt="py:percent")
+    script = path.with_suffix(".py").read_text(encoding="utf8")
+    assert written.split("# ---\n")[-1] == script.split("# ---\n")[-1], "run `make notebooks`"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
