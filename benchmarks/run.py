@@ -39,7 +39,7 @@ def compare(
 def population_of_networks() -> None:
     """CartPole fitness of random networks, one episode an individual."""
     params = torch.randn(500, chapter.PARAMS, generator=torch.Generator().manual_seed(0)) / 2
-    problem = GymNE("CartPole-v1", NETWORK, num_actors=0, env_config={}, seed=0)
+    problem = GymNE("CartPole-v1", NETWORK, num_actors=0)
 
     def theirs() -> float:
         before = problem.status.get("total_interaction_count", 0)
