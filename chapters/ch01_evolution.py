@@ -800,8 +800,8 @@ for name, values in SWEEPS.items():
 # %% [markdown]
 # *What to see. **Mutation rate:** the mean is highest without any. Five hundred random networks already hold the
 # variety that this problem needs, so crossover suffices, and the mean shows what mutation costs: it damages working
-# networks, and rates of 0.05 and more hold the whole population down. On a problem whose solution is not among the
-# first genes, nothing else could find it. **Tournament:** with the smallest share two individuals enter and both become
+# networks, and rates of 0.05 and more hold the whole population down. Where the solution is not among the first genes,
+# crossover alone could not find it. **Tournament:** with the smallest share two individuals enter and both become
 # parents, which is no selection, and nothing is learned. Above a tenth the pressure hardly matters here. **Population
 # size:** twenty individuals climb slowly and unevenly; sixty end as high as a thousand, only later, and at a fraction
 # of the evaluations.*
@@ -912,7 +912,8 @@ es_parent = torch.from_numpy(es_run.state["parent"]).float()
 print(f"parent: mean return {score(es_parent, seed=1):.1f} over 100 fresh episodes")
 
 # %% [markdown]
-# *The children's mean fitness. The parent, which plays without noise, is usually better than its children. Its dials:*
+# *The children's mean fitness; the parent's own score, played without noise, is printed below it. The strategy's
+# dials:*
 
 # %%
 stored = results.curves("E5", "cartpole_es", "mean_fitness")
@@ -1417,7 +1418,9 @@ try:
     view = {"width": 320, "height": 200, "camera_name": "track"}
     steps = by_budget(smoke=6, laptop=160)
     clip = record("HalfCheetah-v5", runner_action, seed=7, steps=steps, **view)
-    display(show_clip(clip, fps=20, caption="Eight seconds of the champion at its own speed."))
+    display(
+        show_clip(clip, fps=20, caption="The first eight seconds of one episode, not a picked one.")
+    )
 except RenderError as error:
     print(error)
 
