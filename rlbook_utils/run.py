@@ -225,6 +225,15 @@ def resume(path: str | Path, config: Any = None, seed: int | None = None) -> dic
     return load_checkpoint(path, config, seed)["state"] if Path(path).exists() else None
 
 
+def as_tensors(state: Any) -> Any:
+    """A nested state with its arrays as tensors, as ``load_state_dict`` wants them."""
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state)
+    if isinstance(state, dict):
+        return {key: as_tensors(item) for key, item in state.items()}
+    return [as_tensors(item) for item in state] if isinstance(state, list) else state
+
+
 def _describe(config: Any, seed: int | None) -> dict:
     fields = {"seed": seed} if seed is not None else {}
     if config is not None:
