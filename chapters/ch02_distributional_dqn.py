@@ -1084,12 +1084,11 @@ plt.show()
 # %%
 def project_loop(returns: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
     """One atom at a time, as algorithm 1 of Bellemare et al. 2017. See ``project`` for shapes."""
-    spacing, last = (support[1] - support[0]).item(), len(support) - 1
+    low, high, last = support[0].item(), support[-1].item(), len(support) - 1
     projected = torch.zeros(len(returns), len(support), dtype=probs.dtype)
     for row in range(len(returns)):
         for value, mass in zip(returns[row].tolist(), probs[row].tolist(), strict=True):
-            value = min(max(value, support[0].item()), support[-1].item())
-            place = min(max((value - support[0].item()) / spacing, 0.0), last)
+            place = (min(max(value, low), high) - low) * last / (high - low)
             lower = min(int(place), last - 1)
             projected[row, lower] += mass * (lower + 1 - place)
             projected[row, lower + 1] += mass * (place - lower)
@@ -1101,11 +1100,11 @@ def project(returns: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -
 
     returns: [B, K], where the K atoms of the next state went. probs: [B, K]. support: [A], evenly spaced -> [B, A].
     """
-    last = len(support) - 1
-    place = (returns - support[0]) / (support[1] - support[0])  # [B, K], counted in atoms
+    low, high, last = support[0].double(), support[-1].double(), len(support) - 1
+    place = (returns - low) * (last / (high - low))  # [B, K], counted in atoms, in 64 bits
     place = place.clamp(0, last)
     lower = place.floor().clamp(max=last - 1)
-    share, lower = place - lower, lower.long()
+    share, lower = (place - lower).to(probs.dtype), lower.long()
     projected = torch.zeros(len(returns), len(support), device=probs.device, dtype=probs.dtype)
     projected.scatter_add_(1, lower, probs * (1 - share))
     return projected.scatter_add_(1, lower + 1, probs * share)
@@ -2154,7 +2153,7 @@ def mean(probs: torch.Tensor) -> torch.Tensor:  # [..., 81] -> [...]
     return probs @ WALK_SUPPORT
 
 
-def penalised(probs: torch.Tensor, penalty: float = 0.1) -> torch.Tensor:
+def penalised(probs: torch.Tensor, penalty: float = 0.25) -> torch.Tensor:
     """The mean less ``penalty`` times the variance."""
     return mean(probs) - penalty * (probs @ WALK_SUPPORT**2 - mean(probs) ** 2)
 
@@ -2174,8 +2173,8 @@ CRITERIA = {"mean": mean, "mean less variance": penalised, "CVaR": cvar}
 class RiskConfig:
     """How the walker learns its distributions."""
 
-    sweeps: int = 3000
-    rate: float = 0.04
+    sweeps: int = 6000
+    rate: float = 0.02
 
 
 def learn_walk(criterion: Callable, config: RiskConfig, seed: int) -> torch.Tensor:
