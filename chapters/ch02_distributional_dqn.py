@@ -1100,8 +1100,8 @@ def project(returns: torch.Tensor, probs: torch.Tensor, support: torch.Tensor) -
 
     returns: [B, K], where the K atoms of the next state went. probs: [B, K]. support: [A], evenly spaced -> [B, A].
     """
-    low, high, last = support[0].double(), support[-1].double(), len(support) - 1
-    place = (returns - low) * (last / (high - low))  # [B, K], counted in atoms, in 64 bits
+    (low, high), last = support[[0, -1]].double(), len(support) - 1
+    place = (returns.double() - low) * (last / (high - low))  # [B, K], counted in atoms, in 64 bits
     place = place.clamp(0, last)
     lower = place.floor().clamp(max=last - 1)
     share, lower = (place - lower).to(probs.dtype), lower.long()
