@@ -8,7 +8,12 @@ from rlbook_utils.plots import number
 
 BOOK = Path(__file__).parent
 HEADLINES = BOOK.parent / "results" / "headlines.json"
-CHAPTER_OF_ROW = {"E": "ch01_evolution"}  # first letter of a row -> the chapter that measures it
+# First letter of a row -> the chapter that measures it.
+CHAPTER_OF_ROW = {
+    "D": "ch02_distributional_dqn",
+    "E": "ch01_evolution",
+    "F": "ch00_foundations",
+}
 
 CITATION = re.compile(r"\[(?P<text>[^\[\]]+)\]\(\.\./book/bibliography\.md#(?P<key>\w+)\)")
 

@@ -26,7 +26,7 @@ from rlbook_utils.run import save_checkpoint
 
 RESULTS = CHAPTERS.parent / "results"
 HEADLINES = RESULTS / "headlines.json"
-VERSIONED = ("torch", "numpy", "gymnasium", "mujoco", "ray", "stable-baselines3")
+VERSIONED = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "ray", "stable-baselines3")
 
 
 @dataclasses.dataclass(frozen=True)
