@@ -1878,11 +1878,12 @@ for run in results.runs("D7", "freeway"):
 # %%
 BRIEF = AgentConfig(steps=65_536)
 PLAIN = replace(BRIEF, sees="raw", shaping=False, persistence=1.0)
+HELD = replace(PLAIN, persistence=BRIEF.persistence)
 KNOWLEDGE = {
     "raw": PLAIN,
-    "chosen": replace(PLAIN, sees="chosen"),
-    "phases": replace(PLAIN, sees="phases"),
-    "shaped": replace(PLAIN, sees="phases", shaping=True),
+    "held": HELD,
+    "shaped": replace(HELD, shaping=True),
+    "chosen": replace(HELD, shaping=True, sees="chosen"),
     "brief": BRIEF,
     "uniform": replace(BRIEF, replay="uniform"),
     "copies": replace(BRIEF, replay="copies"),
@@ -1903,8 +1904,13 @@ def draw_crossings(axes: Axes, variants: Mapping[str, tuple[str, str]], title: s
 
 # %%
 figure, (ladder, replays) = plt.subplots(1, 2, figsize=(9.5, 2.8), width_ratios=(1.3, 1))
-told = {"raw bytes": "raw", "+ chosen bytes": "chosen", "+ as phases": "phases",
-        "+ shaping": "shaped", "+ held exploration": "brief"}  # fmt: skip
+told = {
+    "raw bytes": "raw",
+    "+ held exploration": "held",
+    "+ shaping": "shaped",
+    "+ chosen bytes": "chosen",
+    "+ as phases": "brief",
+}
 replayed = {"uniform": "uniform", "copies of crossings": "copies", "prioritised": "brief"}
 draw_crossings(ladder, {label: ("D7", name) for label, name in told.items()}, "what it is told")
 draw_crossings(
