@@ -37,6 +37,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -1504,8 +1505,8 @@ def source_rewards(step: Transition) -> Transition:
 # One network serves the whole comparison. For each action it gives $K$ numbers: 51 logits, or 51 quantiles, or a single
 # mean. Two of Rainbow's parts live here:
 #
-# - **Dueling** [(Wang et al., 2016)](../book/bibliography.md#wang2016) splits the output into a part that all actions
-#   share and each action's advantage over the average of them.
+# - **Dueling** [(Wang et al., 2016)](../book/bibliography.md#wang2016) has two streams: one says what all actions share, the
+#   other each action's advantage over the average of them.
 # - **Noisy** layers [(Fortunato et al., 2018)](../book/bibliography.md#fortunato2018) replace ε-greedy: weights have a
 #   learned standard deviation, and acting with a random draw of them explores. The noise of a layer with $p$ inputs and
 #   $q$ outputs is an outer product of $p + q$ numbers, $f(x) = \operatorname{sign}(x) \sqrt{|x|}$ of normal ones.
@@ -1513,21 +1514,34 @@ def source_rewards(step: Transition) -> Transition:
 
 # %%
 class NoisyLinear(nn.Linear):
-    """A linear layer whose weights are drawn anew at every call in training mode (factorised Gaussian noise)."""
+    """A linear layer with factorised Gaussian noise on its weights in training mode (Fortunato et al. 2018)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         self.weight_std = nn.Parameter(torch.full((outputs, inputs), 0.5 / math.sqrt(inputs)))
         self.bias_std = nn.Parameter(torch.full((outputs,), 0.5 / math.sqrt(inputs)))
+        self.register_buffer("noise_in", torch.zeros(inputs), persistent=False)
+        self.register_buffer("noise_out", torch.zeros(outputs), persistent=False)
+
+    def draw(self, rng: np.random.Generator) -> None:
+        """New noise, which stays until the next draw."""
+        for noise in (self.noise_in, self.noise_out):
+            normal = torch.from_numpy(rng.standard_normal(len(noise), np.float32))
+            noise.copy_(normal.sign() * normal.abs().sqrt())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, inputs] -> [B, outputs]
         if not self.training:
             return super().forward(x)
-        draws = torch.randn(self.in_features + self.out_features, device=x.device)
-        draws = draws.sign() * draws.abs().sqrt()
-        into, out = draws.split([self.in_features, self.out_features])
-        weight = self.weight + self.weight_std * torch.outer(out, into)
-        return nn.functional.linear(x, weight, self.bias + self.bias_std * out)
+        weight = self.weight + self.weight_std * torch.outer(self.noise_out, self.noise_in)
+        return nn.functional.linear(x, weight, self.bias + self.bias_std * self.noise_out)
+
+
+# %%
+def draw_noise(network: nn.Module, rng: np.random.Generator) -> None:
+    """New noise in every noisy layer of a network."""
+    for layer in network.modules():
+        if isinstance(layer, NoisyLinear):
+            layer.draw(rng)
 
 
 class ValueNet(nn.Module):
@@ -1535,19 +1549,22 @@ class ValueNet(nn.Module):
 
     def __init__(self, sees: str, outputs: int, dueling: bool, noisy: bool) -> None:
         super().__init__()
-        self.sees, self.dueling, linear = sees, dueling, NoisyLinear if noisy else nn.Linear
-        self.body = nn.Sequential(
-            nn.Linear(SEES[sees], 256), nn.ReLU(), linear(256, 256), nn.ReLU()
-        )
-        self.head = linear(256, (3 + dueling) * outputs)
+        linear = NoisyLinear if noisy else nn.Linear
+
+        def stream(outputs: int) -> nn.Sequential:
+            return nn.Sequential(linear(256, 256), nn.ReLU(), linear(256, outputs))
+
+        self.sees = sees
+        self.body = nn.Sequential(nn.Linear(SEES[sees], 256), nn.ReLU())
+        self.advantages = stream(3 * outputs)
+        self.value = stream(outputs) if dueling else None
 
     def forward(self, ram: torch.Tensor) -> torch.Tensor:
-        heads = self.head(self.body(encode(ram, self.sees)))
-        heads = heads.unflatten(1, (3 + self.dueling, -1))
-        if not self.dueling:
-            return heads
-        advantages = heads[:, 1:] - heads[:, 1:].mean(1, keepdim=True)
-        return heads[:, :1] + advantages
+        features = self.body(encode(ram, self.sees))  # [B, 256]
+        outputs = self.advantages(features).unflatten(1, (3, -1))
+        if self.value is None:
+            return outputs
+        return self.value(features)[:, None] + outputs - outputs.mean(1, keepdim=True)
 
 
 # %% [markdown]
@@ -1572,7 +1589,9 @@ class AgentConfig:
     n_step: int = knob(5, 1, 10, "rewards summed before bootstrapping")
     discount: float = knob(0.98, 0.9, 0.999, "weight of the next decision's value")
     persistence: float = knob(4.0, 1.0, 10.0, "mean length of an exploratory action, in decisions")
-    exploration: float = knob(0.03, 0.0, 0.5, "share of exploratory decisions after the first part")
+    exploration: float = knob(
+        0.03, 0.0, 0.5, "share of exploratory decisions in the end; 0: none ever"
+    )
     learning_rate: float = knob(5e-4, 1e-5, 1e-2, "Adam's step size at first; falls to a tenth")
     sync_every: int = knob(200, 1, 2000, "updates between two copies to the target network")
     steps: int = knob(501_760, 1024, 2_000_000, "decisions in all environments together", step=1024)
@@ -1585,6 +1604,8 @@ class AgentConfig:
                 raise ValueError(
                     f"AgentConfig.{field} is {getattr(self, field)!r}; it has to be one of {', '.join(allowed)}."
                 )
+        if self.returns == "smear" and self.n_step > 1:
+            raise ValueError(f"AgentConfig.n_step is {self.n_step}; it has to be 1 for the smear.")
 
 
 CHOICES = {
@@ -1592,12 +1613,10 @@ CHOICES = {
     "sees": tuple(SEES),
     "replay": ("prioritised", "uniform", "copies"),
 }
-BATCH, UPDATES, CAPACITY, WARM_UP = (
-    256,
-    2,
-    200_000,
-    4096,
-)  # rows, per step of all environments, rows, rows
+BATCH = 256  # rows of an update
+UPDATES = 2  # per decision of all environments
+CAPACITY, WARM_UP = 200_000, 4096  # rows in the replay, and before the first update
+EXPONENT, FIRST_IS_EXPONENT = 0.6, 0.4  # of prioritised replay, as in Schaul et al. 2016
 RANGES = {"categorical": (-0.5, 1.5), "smear": (V_MIN, V_MAX)}  # of the atoms
 
 
@@ -1678,15 +1697,19 @@ class Explorer:
 
     def chance(self) -> float:
         """The share of exploratory decisions now: falls from 1 during the first seventh of the training."""
-        if self.config.noisy:
+        if self.config.exploration == 0:
             return 0.0
         return max(self.config.exploration, 1 - 7 * self.steps / self.config.steps)
 
     def __call__(self, ram: np.ndarray) -> np.ndarray:  # [N, 128] -> [N]
+        draw_noise(self.network, self.rng)
         with torch.no_grad():
             greedy = expected(self.network(torch.from_numpy(ram)), self.support).argmax(1).numpy()
-        length = self.config.persistence
-        begin = (self.left == 0) & (self.rng.random(len(ram)) < self.chance() / length)
+        share, length = self.chance(), self.config.persistence
+        begins = share / (
+            share + length * (1 - share)
+        )  # so that ``share`` of all decisions explore
+        begin = (self.left == 0) & (self.rng.random(len(ram)) < begins)
         self.held = np.where(begin, self.rng.integers(3, size=len(ram)), self.held)
         self.left = np.where(begin, self.rng.geometric(1 / length, len(ram)), self.left)
         actions = np.where(self.left > 0, self.held, greedy)
@@ -1714,7 +1737,7 @@ class Learner:
         self.target_network = copy.deepcopy(self.network)
         self.optimiser = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         prioritised = config.replay == "prioritised"
-        self.replay = PrioritisedReplay(CAPACITY, 0.6) if prioritised else Replay(CAPACITY)
+        self.replay = PrioritisedReplay(CAPACITY, EXPONENT) if prioritised else Replay(CAPACITY)
         self.rng = np.random.default_rng([seed, 1])
 
     def remember(self, rows: Experience) -> None:
@@ -1731,11 +1754,14 @@ class Learner:
             group["lr"] = self.config.learning_rate * (1 - 0.9 * done)
         weights = torch.ones(BATCH)
         if self.config.replay == "prioritised":
-            places, weights = self.replay.draw(BATCH, 0.4 + 0.6 * done, self.rng)
+            is_exponent = FIRST_IS_EXPONENT + (1 - FIRST_IS_EXPONENT) * done
+            places, weights = self.replay.draw(BATCH, is_exponent, self.rng)
             rows, weights = self.replay.rows(places), torch.from_numpy(weights)
         else:
             rows = self.replay.sample(BATCH, self.rng)
         rows = Experience(*(torch.from_numpy(column).to(self.device) for column in rows))
+        for network in (self.network, self.target_network):
+            draw_noise(network, self.rng)
         losses = losses_of(self.network, self.target_network, rows, self.config)  # [B]
         self.optimiser.zero_grad()
         (weights.to(self.device) * losses).mean().backward()
@@ -1751,6 +1777,13 @@ class Learner:
 
 
 # %%
+def reward_for_learning(step: Transition, config: AgentConfig) -> Transition:
+    """The transition with the rewards that the agent learns from."""
+    if config.returns == "smear":
+        return source_rewards(step)
+    return shape_rewards(step, config.discount) if config.shaping else step
+
+
 def train(
     config: AgentConfig, seed: int, state: dict | None = None, device: str = "cpu"
 ) -> Iterator[Progress]:
@@ -1761,11 +1794,11 @@ def train(
     learner, steps = Learner(config, seed, device), state["steps"] if state else 0
     if state:
         restore(learner, state)
-    explorer = Explorer(config, seed, steps)
-    envs, n_step = make_freeway(config.num_envs), NStep(config.n_step, config.discount)
-    stream = transitions(envs, explorer, seed=seed + 1000 * steps)
-    scores = deque(maxlen=EPISODE // 16)  # mean rewards of recent decisions
-    with ThreadPoolExecutor(1) as emulators:
+    explorer, n_step = Explorer(config, seed, steps), NStep(config.n_step, config.discount)
+    scores = deque(state["scores"] if state else (), maxlen=128)  # mean rewards of recent decisions
+    loss = state["loss"] if state else 0.0
+    with ThreadPoolExecutor(1) as emulators, closing(make_freeway(config.num_envs)) as envs:
+        stream = transitions(envs, explorer, seed=10_000_000 * seed + 1000 * steps)
         while True:
             losses = []
             for _ in range(8 * (steps < config.steps)):
@@ -1774,32 +1807,26 @@ def train(
                 if len(learner.replay) >= WARM_UP:
                     losses += [learner.update(steps / config.steps) for _ in range(UPDATES)]
                 step = coming.result()
-                scores.append(step.rewards.mean())
-                if config.returns == "smear":
-                    step = source_rewards(step)
-                elif config.shaping:
-                    step = shape_rewards(step, config.discount)
-                learner.remember(n_step(step))
+                scores.append(step.rewards.mean().item())
+                learner.remember(n_step(reward_for_learning(step, config)))
                 steps += config.num_envs
-            metrics = {
-                "crossings": EPISODE * np.mean(scores or [0]),
-                "loss": np.mean(losses or [0]),
-            }
+            loss = np.mean(losses).item() if losses else loss
+            metrics = {"crossings": EPISODE * np.mean(scores).item(), "loss": loss}
+            rest = {"steps": steps, "scores": list(scores), "loss": loss}
             yield Progress(
-                steps, config.steps, metrics, partial(snapshot, learner, steps), "decision"
+                steps, config.steps, metrics, partial(snapshot, learner, rest), "decision"
             )
             if steps >= config.steps:
-                envs.close()
                 return
 
 
 # %%
-def snapshot(learner: Learner, steps: int) -> dict:
+def snapshot(learner: Learner, rest: dict) -> dict:
     """What a training continues from."""
     parts = {"network": learner.network, "target_network": learner.target_network}
     state = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     optimiser = copy.deepcopy(learner.optimiser.state_dict())
-    return {"steps": steps, "updates": learner.updates, "optimiser": optimiser, **state}
+    return {"updates": learner.updates, "optimiser": optimiser, **state, **rest}
 
 
 def restore(learner: Learner, state: dict) -> None:
@@ -2055,14 +2082,15 @@ plt.show()
 # one step at a time. *Means* is DQN, with the other parts as they are.
 
 # %%
+BARE = replace(BRIEF, shaping=False, double=False, n_step=1)
 UPDATES_COMPARED = {
-    "smear": replace(BRIEF, returns="smear", shaping=False, double=False, n_step=1),
-    "means": replace(BRIEF, returns="mean"),
+    "smear": replace(BARE, returns="smear"),
+    "c51_bare": BARE,
     "quantiles": replace(BRIEF, returns="quantile"),
 }
 
 # %% tags=["D8"]
-compared = {"the source's smear": ("D8", "smear"), "means (DQN)": ("D8", "means"),
+compared = {"the source's smear": ("D8", "smear"), "C51, as bare": ("D8", "c51_bare"),
             "C51": ("D7", "brief"), "quantiles (QR-DQN)": ("D8", "quantiles")}  # fmt: skip
 figure, (curves, final) = plt.subplots(1, 2, figsize=(9.5, 3.0), width_ratios=(1.3, 1))
 for label, where in compared.items():
@@ -2105,7 +2133,7 @@ ABLATION = {
     "without_noise": replace(RAINBOW, noisy=False),
     "without_n_step": replace(RAINBOW, n_step=1),
     "without_distributions": replace(RAINBOW, returns="mean"),
-    "noise_alone": replace(RAINBOW, exploration=0.0, persistence=1.0),
+    "noise_alone": replace(RAINBOW, exploration=0.0),
 }
 
 # %% tags=["D10"]
