@@ -61,7 +61,7 @@ from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import Policy, Transition, transitions
 from rlbook_utils.run import Progress, as_tensors, load_checkpoint, resume, watch
 from rlbook_utils.video import show_clip
-from rlbook_utils.widgets import image_slider, scrubber, show
+from rlbook_utils.widgets import image_slider, panel, scrubber, show
 
 plots.use_style()
 
@@ -1012,11 +1012,11 @@ print(f"divergence from the target at the end: {toy_curves['divergence'][-1]:.5f
 
 # %% [markdown]
 # *Thin lines mark where the target network is renewed. Left: the loss falls in stairs. Right: the divergence from the
-# target, on a logarithmic scale, jumps by orders of magnitude at every renewal and then falls until the next.* These are
-# the spikes of the source's figure. The network has caught up with its target, the target is taken away and replaced by
-# a sharper one, and the race begins again. The loss on the left contains the entropy of the target, which no network
-# can reduce; since each new target is sharper, the loss steps *down* where the divergence jumps *up*. Watch the
-# divergence if you want to know how far the network is from what it is asked for.
+# target, on a logarithmic scale, jumps by orders of magnitude at every renewal and then falls until the next.* These
+# are the spikes of the source's figure. The network has caught up with its target, the target is taken away and
+# replaced by a sharper one, and the race begins again. The loss on the left contains the entropy of the target, which
+# no network can reduce; since each new target is sharper, the loss steps *down* where the divergence jumps *up*. Watch
+# the divergence if you want to know how far the network is from what it is asked for.
 
 # %%
 figure, panels = plt.subplots(2, 3, figsize=(9.5, 3.6), sharex=True, sharey=True)
@@ -1031,8 +1031,8 @@ plt.show()
 
 # %% [markdown]
 # *The learned distributions, one row a state, one column an action. The two actions that were taken have a peak where
-# their rewards were; the four others are still nearly uniform, because nothing was asked of them.* The source's loss asks
-# them to stay as they are, by copying the target network's answer into the target. It is simpler, and leaves the
+# their rewards were; the four others are still nearly uniform, because nothing was asked of them.* The source's loss
+# asks them to stay as they are, by copying the target network's answer into the target. It is simpler, and leaves the
 # shared layers freer, to ask nothing: actions that were not taken have no target.
 #
 # ### Spot the bug: the gradient that is never cleared
@@ -1069,17 +1069,17 @@ plt.show()
 # ## The projection
 #
 # Now the real thing. Bellman's recipe moves the atoms of the next state's distribution to $r + \gamma z_i$. There they
-# stand between the atoms of our grid, or beyond its ends. **C51** [(Bellemare et al.,
-# 2017)](../book/bibliography.md#bellemare2017) clips them to the ends and shares the mass of each between its two
-# neighbours, in proportion to how near they are. With $b_i = (\operatorname{clip}(r + \gamma z_i) - V_{\min}) / \Delta z$,
-# the place counted in atoms,
+# stand between the atoms of our grid, or beyond its ends. **C51**
+# [(Bellemare et al., 2017)](../book/bibliography.md#bellemare2017) clips them to the ends and shares the mass of each
+# between its two neighbours, in proportion to how near they are. With $b_i = (\operatorname{clip}(r + \gamma z_i) -
+# V_{\min}) / \Delta z$, the place counted in atoms,
 #
 # $$
 # m_j = \sum_i p_i \, \big[\, 1 - |\, b_i - j \,| \,\big]_0^1 , \qquad j = 0, \dots, 50 ,
 # $$
 #
-# where $[x]_0^1$ cuts $x$ off at 0 and 1. At a terminal state nothing follows: $\gamma$ is 0 there and all mass moves to
-# the reward. First as one would write it down, then for a whole batch at once.
+# where $[x]_0^1$ cuts $x$ off at 0 and 1. At a terminal state nothing follows: $\gamma$ is 0 there and all mass moves
+# to the reward. First as one would write it down, then for a whole batch at once.
 
 
 # %%
@@ -1134,8 +1134,8 @@ plt.show()
 # %% [markdown]
 # *Grey, the two-peaked distribution of a next state; blue, the target that Bellman's recipe makes of it. Left: squeezed
 # and shifted. Middle: shifted over the edge, where what would lie beyond 10 piles up on the last atom. Right: at a
-# terminal state everything stands at the reward, which the two nearest atoms share.* The printed means agree: sharing by
-# distance keeps the mean exact. Only the ends distort it.
+# terminal state everything stands at the reward, which the two nearest atoms share.* The printed means agree: sharing
+# by distance keeps the mean exact. Only the ends distort it.
 #
 # The loop costs. A batch of 256 with 51 atoms is 13,056 turns of it for every update:
 
@@ -1178,33 +1178,35 @@ print(f"largest difference {apart.abs().max():.1e}")
 # Many published versions of C51 compute the shares so. Both weights add up to one, as long as `upper - lower` is one.
 
 # %%
-swept = torch.linspace(-10, 10, 401)  # terminal rewards
-kept = []
-for reward in swept.double():
-    place = (reward - V_MIN) / DELTA_Z
-    lower, upper = place.floor(), place.ceil()
-    kept.append(((upper - place) + (place - lower)).item())
-ours = project(swept[:, None].expand(-1, ATOMS), uniform().expand(401, -1), SUPPORT).sum(1)
+swept = torch.arange(-200, 201).double() / 20  # terminal rewards, every 0.05
+place = (swept - V_MIN) / DELTA_Z
+lower, upper = place.floor(), place.ceil()
+kept = (upper - place) + (place - lower)
+certain = swept[:, None].expand(-1, ATOMS), uniform().double().expand(len(swept), -1)
+ours = project(*certain, SUPPORT).sum(1)
 figure, axes = plt.subplots(figsize=(7.2, 2.2))
 axes.plot(swept, kept, color=plots.COLOURS[1], linewidth=1, label="floor and ceiling")
 axes.plot(swept, ours, label="neighbours by distance")
 axes.set(xlabel="reward at a terminal state", ylabel="mass of the target", ylim=(-0.05, 1.1))
 axes.legend(loc="lower right")
 plt.show()
-print(f"rewards that lose their whole mass: {np.mean(np.array(kept) < 0.5):.0%} of those tried")
+print(
+    f"of {len(swept)} rewards, {(kept == 0).sum()} lose their whole mass; at 0: mass {kept[200]:.0f}"
+)
 
 # %% [markdown]
-# *The mass of the target against a terminal reward. Where the reward falls exactly on an atom, floor and ceiling are the
-# same number, both shares are zero, and the whole target is gone.* Whole numbers such as 10, 0 and −10 are atoms of this
-# grid, so the rewards that matter most are the ones that teach nothing.
+# *The mass of the target against a terminal reward. Where the reward falls exactly on an atom, floor and ceiling are
+# the same number, both shares are zero, and the whole target is gone.* Whole numbers such as 10, 0 and −10 are atoms of
+# this grid, so the rewards that matter most are the ones that teach nothing. (The luck of rounding spares some atoms,
+# which makes the fault harder to notice.)
 
 # %% [markdown]
 # ## Quantiles instead of atoms
 #
-# Atoms fix the values and learn probabilities, and what lies beyond the ends cannot be said. **Quantile regression** turns
-# this round [(Dabney et al., 2018)](../book/bibliography.md#dabney2018): fix the probabilities and learn the values. The
-# network gives $N_\tau$ numbers $q_i$ that cut the distribution into parts of equal probability; $q_i$ stands for the
-# level $\tau_i = (2i + 1) / (2 N_\tau)$, the middle of its part.
+# Atoms fix the values and learn probabilities, and what lies beyond the ends cannot be said. **Quantile regression**
+# turns this round [(Dabney et al., 2018)](../book/bibliography.md#dabney2018): fix the probabilities and learn the
+# values. The network gives $N_\tau$ numbers $q_i$ that cut the distribution into parts of equal probability; $q_i$
+# stands for the level $\tau_i = (2i + 1) / (2 N_\tau)$, the middle of its part.
 #
 # What loss has a quantile as its minimum? One that charges for being too low at the rate $\tau$ and for being too high
 # at the rate $1 - \tau$. Rounded off near zero by Huber's parabola, so that the gradient does not jump, it is, for a
@@ -1264,17 +1266,17 @@ axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *The grey curve counts the patients of drug X below each value; it climbs twice, once for each mode. The levels (height
-# of the points) are fixed, evenly spaced; gradient descent has moved the points sideways onto the curve.* No range had
-# to be chosen. The median, the sixth point, is free to stand in the middle of the empty stretch, and a few more patients
-# on one side would send it far: where there is no mass, a quantile is uncertain.
+# *The grey curve counts the patients of drug X below each value; it climbs twice, once for each mode. The levels
+# (height of the points) are fixed, evenly spaced; gradient descent has moved the points sideways onto the curve.* No
+# range had to be chosen. The median, the sixth point, is free to stand in the middle of the empty stretch, and a few
+# more patients on one side would send it far: where there is no mass, a quantile is uncertain.
 
 # %% [markdown]
 # ## Replay that prefers surprises
 #
 # Most transitions teach nothing new. The source's remedy is to put several copies of a rare one into the replay.
-# **Prioritised replay** [(Schaul et al., 2016)](../book/bibliography.md#schaul2016) gives each transition a priority $d_i$,
-# its last loss, and draws it with probability
+# **Prioritised replay** [(Schaul et al., 2016)](../book/bibliography.md#schaul2016) gives each transition a priority
+# $d_i$, its last loss, and draws it with probability
 #
 # $$
 # P(i) = \frac{d_i^{\,\omega}}{\sum_k d_k^{\,\omega}} , \qquad
@@ -1373,19 +1375,62 @@ print(f"one million entries: {512 / seconds:,.0f} draws a second, in batches of 
 
 # %% [markdown]
 # *The first line counts draws, the second is what the formula asks for.* The transition with priority 0 never comes up;
-# the chapter's tests compare a million draws with the formula.
+# the chapter's tests compare many draws with the formula.
+
+# %% [markdown]
+# ### Spot the bug: half of prioritised replay
+#
+# ```python
+# chances = priorities / priorities.sum()
+# loss = losses[drawn].mean()
+# ```
+#
+# Draw by priority, learn from what was drawn, as usual. What is missing? Take the simplest thing to learn, the mean
+# prize of a lottery: of 1,000 tickets, 50 win 10 and the others nothing. The guess moves towards each ticket drawn, and
+# a ticket's priority is how far the guess was off.
+
+
+# %%
+def guess_the_mean(is_exponent: float, updates: int, seed: int) -> list[float]:
+    """The guess of a lottery's mean prize, update by update, when tickets are drawn by surprise."""
+    rng = np.random.default_rng(seed)
+    tickets, guesses = PrioritisedReplay(1000, exponent=1.0), [0.0]
+    tickets.add(Row(np.where(np.arange(1000) < 50, 10.0, 0.0)))
+    for _ in range(updates):
+        places, weights = tickets.draw(32, is_exponent, rng)
+        errors = tickets.rows(places).number - guesses[-1]
+        guesses.append(guesses[-1] + 0.02 * (weights * errors).mean())
+        tickets.set_priorities(places, np.abs(errors) + 1e-3)
+    return guesses
+
+
+figure, axes = plt.subplots(figsize=(7.2, 2.5))
+for exponent, name in {0.0: "no weights", 0.5: "exponent 0.5", 1.0: "exponent 1"}.items():
+    axes.plot(
+        guess_the_mean(exponent, updates=by_budget(500, 3000), seed=0), label=name, linewidth=1.4
+    )
+axes.axhline(0.5, color=plots.INK, linestyle=":", label="true mean")
+axes.set(xlabel="update", ylabel="guess of the mean prize")
+axes.legend(loc="upper right", ncols=2)
+plt.show()
+
+# %% [markdown]
+# *Without importance weights (blue) the guess settles far above the true mean, because winning tickets are surprising,
+# are drawn more often, and drag it up. With the full exponent (green) it settles on the truth. The learning is fast
+# early on either way, which is why the exponent may start below 1 and rise.*
 
 # %% [markdown]
 # ## Freeway
 #
 # A chicken wants to cross a motorway of ten lanes. The agent has three actions: wait, up, down. Each crossing scores 1;
-# each car that hits it throws the chicken back and stuns it for a moment. An episode lasts 2,048 decisions of four frames
-# each, whatever happens. And the buttons stick: at every frame the emulator repeats the previous action with probability
-# 0.25, so that no memorised sequence of buttons works [(Machado et al., 2018)](../book/bibliography.md#machado2018).
+# each car that hits it throws the chicken back and stuns it for a moment. An episode lasts 2,048 decisions of four
+# frames each, whatever happens. And the buttons stick: at every frame the emulator repeats the previous action with
+# probability 0.25, so that no memorised sequence of buttons works
+# [(Machado et al., 2018)](../book/bibliography.md#machado2018).
 #
 # The source does not learn from pixels but from the console's memory, 128 bytes, and so do we. Someone who holds the UP
-# button does not do badly at all: about 21 crossings. An agent that merely learns "up is good" reaches that, so this, and
-# not random play, is the floor to beat.
+# button does not do badly at all: about 21 crossings. An agent that merely learns "up is good" reaches that, so this,
+# and not random play, is the floor to beat.
 
 
 # %%
@@ -1417,8 +1462,8 @@ random_play = play_freeway(lambda ram: draw_actions.integers(3, size=len(ram)), 
 print(f"holding UP: {held.mean():.1f} crossings; random play: {random_play.mean():.1f}")
 
 # %% [markdown]
-# Every random game ends at 0: a random walk with stuns does not climb ten lanes. Here is the memory while UP is held for
-# a while.
+# Every random game ends at 0: a random walk with stuns does not climb ten lanes. Here is the memory while UP is held
+# for a while.
 
 # %%
 envs = make_freeway(1)
@@ -1438,9 +1483,9 @@ envs.close()
 print(f"{len(moving)} bytes move, {128 - len(moving)} stand still")
 
 # %% [markdown]
-# *Left: every byte over 220 decisions of holding UP, bright is large. Right: four of them. Byte 14 climbs: the chicken's
-# height, which falls back to the bottom at each crossing. Byte 106 counts down while the chicken is stunned. Bytes 108 to
-# 117 are the cars' places, one lane each; they run around from 159 to 0 or the other way.*
+# *Left: every byte over 220 decisions of holding UP, bright is large. Right: four of them. Byte 14 climbs: the
+# chicken's height, which falls back to the bottom at each crossing. Byte 106 counts down while the chicken is stunned.
+# Bytes 108 to 117 are the cars' places, one lane each; they run around from 159 to 0 or the other way.*
 #
 # ### What the network sees
 #
@@ -1474,7 +1519,7 @@ def encode(ram: torch.Tensor, sees: str) -> torch.Tensor:
 # %% [markdown]
 # ### Reward on the way
 #
-# A crossing takes at least 44 decisions, and until the first one the score says nothing. **Potential-based shaping**
+# A crossing takes more than 40 decisions, and until the first one the score says nothing. **Potential-based shaping**
 # pays for progress, $\Phi(s)$ being the chicken's height as a fraction of the road:
 #
 # $$
@@ -1482,8 +1527,8 @@ def encode(ram: torch.Tensor, sees: str) -> torch.Tensor:
 # $$
 #
 # Every such payment is taken back later: the sum telescopes, so the best policy is the same with and without
-# [(Ng et al., 1999)](../book/bibliography.md#ng1999). A crossing pays 1 and throws the chicken from $\Phi = 1$ back to
-# 0, so with shaping the agent is paid for each pixel instead of for each crossing.
+# [(Ng et al., 1999)](../book/bibliography.md#ng1999). A crossing pays 1 and throws the chicken from about $\Phi = 1$
+# back to 0, so with shaping the agent is paid for each pixel instead of for each crossing.
 
 
 # %%
@@ -1505,8 +1550,8 @@ def source_rewards(step: Transition) -> Transition:
 # One network serves the whole comparison. For each action it gives $K$ numbers: 51 logits, or 51 quantiles, or a single
 # mean. Two of Rainbow's parts live here:
 #
-# - **Dueling** [(Wang et al., 2016)](../book/bibliography.md#wang2016) has two streams: one says what all actions share, the
-#   other each action's advantage over the average of them.
+# - **Dueling** [(Wang et al., 2016)](../book/bibliography.md#wang2016) has two streams: one says what all actions
+#   share, the other each action's advantage over the average of them.
 # - **Noisy** layers [(Fortunato et al., 2018)](../book/bibliography.md#fortunato2018) replace ε-greedy: weights have a
 #   learned standard deviation, and acting with a random draw of them explores. The noise of a layer with $p$ inputs and
 #   $q$ outputs is an outer product of $p + q$ numbers, $f(x) = \operatorname{sign}(x) \sqrt{|x|}$ of normal ones.
@@ -1571,7 +1616,23 @@ class ValueNet(nn.Module):
 # ### One agent, many variants
 #
 # Everything that will be compared is a field of one config. Its defaults are the agent that we train; a comparison
-# changes one field.
+# changes one field. Two more parts need a word first.
+#
+# **n-step returns** add up $n$ rewards before they ask the network:
+#
+# $$
+# r_t + \gamma\, r_{t+1} + \dots + \gamma^{n-1} r_{t+n-1} + \gamma^n Z(s_{t+n}, a^*) ,
+# $$
+#
+# so that news travels $n$ steps with one update. The end of a game cuts the sum short. The actions in between are those
+# that were played, exploration included; the sum is not corrected for that.
+#
+# **Double DQN** chooses $a^*$ with the online network and rates it with the target network. A single network that does
+# both prefers the actions it overrates.
+#
+# The atoms here stand between −0.5 and 1.5. With shaping, a return is the true one less the present height, and both
+# are at most a crossing or so: at $\gamma = 0.98$ a reward 50 decisions away counts a third. For the same reason the
+# Huber threshold of the quantiles is 0.05.
 
 
 # %%
@@ -1680,8 +1741,9 @@ def source_target(probs: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
 #
 # How should the agent explore? With ε-greedy each exploratory decision lasts four frames. To learn that waiting for a
 # slow car pays, the chicken has to wait ten times in a row, and single random decisions never add up to that. So an
-# exploratory action is *held* for a random number of decisions, four on average ([Dabney et al.,
-# 2021](../book/bibliography.md#dabney2021), call a cousin of this εz-greedy). We will see below what it is worth.
+# exploratory action is *held* for a random number of decisions, four on average
+# ([Dabney et al., 2021](../book/bibliography.md#dabney2021), call a cousin of this εz-greedy). We will see below what
+# it is worth.
 
 
 # %%
@@ -1861,6 +1923,7 @@ live = watch(
     train(LIVE, seed=1, state=resume("../runs/ch02_freeway.safetensors", LIVE, 1)),
     "crossings",
     floor=held.mean(),
+    floor_label="holding UP",
     save_to="../runs/ch02_freeway.safetensors",
     config=LIVE,
     seed=1,
@@ -1878,13 +1941,19 @@ print(f"holding UP {held.mean():.1f}, random play {random_play.mean():.1f}; the 
 # *Crossings against decisions; the dotted line is what holding UP scores.* The source calls four crossings trained. The
 # next figure has the stored runs of this agent.
 
+
 # %%
+def floor_of_up() -> float:
+    """What holding UP scores in the games in which the stored agents were scored."""
+    runs = results.runs("D7", "freeway")
+    return np.mean([run["baselines"]["freeway_crossings"] for run in runs])
+
+
 figure, axes = plt.subplots()
 stored = results.curves("D7", "freeway", "crossings")
 thousands = results.curves("D7", "freeway", "decisions")[0] / 1000
 plots.bands(axes, thousands, stored, "this chapter's agent, exploring")
-floors = [run["baselines"]["freeway_crossings"] for run in results.runs("D7", "freeway")]
-axes.axhline(np.mean(floors), color=plots.INK, linestyle=":", label="holding UP")
+axes.axhline(floor_of_up(), color=plots.INK, linestyle=":", label="holding UP")
 axes.axhline(0, color=plots.INK, linewidth=1, label="random policy")
 axes.set(xlabel="thousand decisions", ylabel="crossings a game", ylim=(-1, 34))
 axes.legend(loc="lower right")
@@ -1900,7 +1969,7 @@ for run in results.runs("D7", "freeway"):
 # ### What each piece of knowledge buys
 #
 # How much of this is the algorithm, and how much was told? The next figure starts with the raw bytes and adds one piece
-# at a time, each for three seeds and a quarter of the steps.
+# at a time, each for three seeds and an eighth of the steps.
 
 # %%
 BRIEF = AgentConfig(steps=65_536)
@@ -1925,7 +1994,7 @@ def stored_crossings(row: str, name: str) -> list[float]:
 def draw_crossings(axes: Axes, variants: Mapping[str, tuple[str, str]], title: str) -> None:
     """Bars over seeds of label -> (row, name); what holding UP scores as a dotted line."""
     plots.bars(axes, {label: stored_crossings(*where) for label, where in variants.items()})
-    axes.axvline(np.mean(floors), color=plots.INK, linestyle=":")
+    axes.axvline(floor_of_up(), color=plots.INK, linestyle=":")
     axes.set(title=title, xlabel="crossings, greedy", xlim=(0, 34))
 
 
@@ -1963,6 +2032,26 @@ plt.show()
 # %% [markdown]
 # CAPTION_LOSS
 #
+# Try it yourself. The panel trains the short version, with your settings:
+
+# %%
+preview = Figure(figsize=(7.2, 2.6), dpi=72)
+axes = preview.subplots()
+plots.bands(
+    axes,
+    results.curves("D7", "brief", "decisions")[0],
+    results.curves("D7", "brief", "crossings"),
+    "defaults",
+)
+axes.axhline(held.mean(), color=plots.INK, linestyle=":", label="holding UP")
+axes.set(xlabel="decision", ylabel="crossings")
+axes.legend()
+freeway_panel = panel(train, BRIEF, metric="crossings", preview=plots.to_png(preview))
+
+# %% [markdown]
+# *The stored curve of the defaults. Set the persistence of exploratory actions to 1, or n to 1, and train again:
+# earlier curves stay behind the new one.*
+#
 # ### What it expects while it plays
 #
 # Now watch one game of the best stored agent. Beside the picture stand the three distributions of the same instant.
@@ -1973,7 +2062,7 @@ def champion_state() -> tuple[dict, AgentConfig]:
     """The weights of the stored agent with the most crossings in the games of its selection."""
     best = max(results.runs("D7", "freeway"), key=lambda run: run["metrics"]["selection_crossings"])
     path = results.run_path("D7", "freeway", best["seed"]).with_suffix(".safetensors")
-    return load_checkpoint(path)["state"], HEADLINE_CONFIG
+    return load_checkpoint(path, HEADLINE_CONFIG, best["seed"])["state"], HEADLINE_CONFIG
 
 
 def watch_game(
@@ -1981,7 +2070,7 @@ def watch_game(
 ) -> tuple[list, np.ndarray, np.ndarray]:
     """A greedy game: frames [T][H, W, 3], memory [T, 128] and action-value distributions [T, 3, ATOMS]."""
     env = gym.make("ALE/Freeway-v5", obs_type="ram", render_mode="rgb_array")
-    network, act = make_network(config).eval(), greedy_policy(config, state)
+    network, support = make_network(config).eval(), atoms_of(config).numpy()
     network.load_state_dict(as_tensors(state["network"]))
     ram, _ = env.reset(seed=seed)
     frames, memory, values = [], [], []
@@ -1990,7 +2079,7 @@ def watch_game(
             values.append(network(torch.from_numpy(ram[None])).softmax(-1)[0].numpy())
         frames.append(env.render())
         memory.append(ram)
-        ram, *_ = env.step(int(act(ram[None])[0]))
+        ram, *_ = env.step(int((values[-1] @ support).argmax()))
     env.close()
     return frames, np.array(memory), np.array(values)
 
@@ -2021,11 +2110,10 @@ def game_picture(frame: np.ndarray, values: np.ndarray, support: torch.Tensor) -
 # %% tags=["D7"]
 state, config = champion_state()
 support = atoms_of(config)
-frames, memory, values = watch_game(
-    config, state, seed=5, decisions=by_budget(smoke=40, laptop=260)
-)
-pictures = [game_picture(frames[t], values[t], support) for t in range(8, len(frames), 4)]
-show(scrubber(pictures[:36], "decision / 4", interval=250), pictures[0])
+length = by_budget(smoke=40, laptop=260)
+frames, memory, game_values = watch_game(config, state, seed=30_000, decisions=length)
+pictures = [game_picture(frames[t], game_values[t], support) for t in range(0, length, 4)]
+show(scrubber(pictures[:36], "picture", interval=250), pictures[0])
 
 # %% [markdown]
 # CAPTION_SCRUBBER
@@ -2049,23 +2137,25 @@ show_clip([on_white(picture) for picture in stitched], fps=10)
 # Single instants, chosen from the same game where the chicken stands before a lane, say most:
 
 # %%
-apart = values @ support.numpy()  # [T, 3]
+expectations = game_values @ support.numpy()  # [T, 3]
 waiting = np.flatnonzero(
-    (apart.argmax(1) != UP) & (memory[:, STUN] == 0) & (memory[:, HEIGHT] > 12)
+    (expectations.argmax(1) != UP) & (memory[:, STUN] == 0) & (memory[:, HEIGHT] > 12)
 )
 moments = [*waiting[:: max(1, len(waiting) // 2)][:2], int(np.argmax(memory[:, HEIGHT]))]
-figure, panels = plt.subplots(len(moments), 3, figsize=(9.5, 1.45 * len(moments)), sharex=True)
+size = (9.5, 1.45 * len(moments))
+figure, panels = plt.subplots(len(moments), 3, figsize=size, sharex=True, squeeze=False)
 for row, moment in zip(panels, moments, strict=True):
     for action, name in enumerate(("wait", "up", "down")):
-        best = action == apart[moment].argmax()
+        best = action == expectations[moment].argmax()
         row[action].bar(
             support,
-            values[moment, action],
-            width=0.035,
+            game_values[moment, action],
+            width=0.8 * (support[1] - support[0]).item(),
             color=plots.COLOURS[0] if best else plots.INK,
         )
         row[action].set_title(
-            f"height {memory[moment, HEIGHT]}, {name}: {apart[moment, action]:.3f}", fontsize=9
+            f"height {memory[moment, HEIGHT]}, {name}: {expectations[moment, action]:.3f}",
+            fontsize=9,
         )
         row[action].set_yticks([])
 for axes in panels[-1]:
@@ -2097,7 +2187,7 @@ for label, where in compared.items():
     decisions = results.curves(*where, "decisions")[0] / 1000
     plots.bands(curves, decisions, results.curves(*where, "crossings"), label)
 curves.axhline(0, color=plots.INK, linewidth=1)
-curves.axhline(np.mean(floors), color=plots.INK, linestyle=":")
+curves.axhline(floor_of_up(), color=plots.INK, linestyle=":")
 curves.set(xlabel="thousand decisions", ylabel="crossings a game, exploring", ylim=(-1, 34))
 curves.legend(fontsize=8)
 draw_crossings(final, compared, "greedy, after training")
@@ -2108,8 +2198,8 @@ plt.show()
 #
 # ## Rainbow, and which parts of it count
 #
-# **Rainbow** [(Hessel et al., 2018)](../book/bibliography.md#hessel2018) puts six improvements of DQN into one agent. All of
-# them are in our config, most of them a line:
+# **Rainbow** [(Hessel et al., 2018)](../book/bibliography.md#hessel2018) puts six improvements of DQN into one agent.
+# All of them are in our config, most of them a line:
 #
 # | Part | What it changes | Where |
 # |:--|:--|:--|
@@ -2137,12 +2227,12 @@ ABLATION = {
 }
 
 # %% tags=["D10"]
-figure, (final, speed) = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
+figure, (final, speed) = plt.subplots(1, 2, figsize=(9.5, 3.4))
 parts = {name.replace("_", " "): ("D10", name) for name in ABLATION}
 draw_crossings(final, parts, "after training")
 averages = {label: results.curves(*where, "crossings").mean(1) for label, where in parts.items()}
 plots.bars(speed, averages)
-speed.set(title="averaged over the training", xlabel="crossings, exploring")
+speed.set(title="averaged over the training", xlabel="crossings, exploring", yticklabels=[])
 plt.show()
 
 # %% [markdown]
@@ -2151,9 +2241,9 @@ plt.show()
 # %% [markdown]
 # ## Choosing by more than the mean
 #
-# So far the distribution served to learn; the choice was by its mean. Now the choice itself changes. A path leads along a
-# cliff. Every move costs 1; a fall costs 15 more and ends the walk. Between the first and the last column the wind gusts. With
-# probability 0.02 it pushes the walker one cell toward the cliff, with probability 0.005 two.
+# So far the distribution served to learn; the choice was by its mean. Now the choice itself changes. A path leads along
+# a cliff. Every move costs 1; a fall costs 15 more and ends the walk. Between the first and the last column the wind
+# gusts. With probability 0.02 it pushes the walker one cell toward the cliff, with probability 0.005 two.
 
 
 # %%
@@ -2178,28 +2268,30 @@ def walk(cells: np.ndarray, actions: np.ndarray, rng: np.random.Generator) -> tu
 
 # %% [markdown]
 # Three criteria read a distribution in three ways: its mean; its mean less a penalty for its variance; and the
-# **conditional value at risk**, $\mathrm{CVaR}_c$, the mean of the worst fraction $c$ of its outcomes [(Rockafellar and
-# Uryasev, 2000)](../book/bibliography.md#rockafellar2000).
+# **conditional value at risk**, $\mathrm{CVaR}_c$, the mean of the worst fraction $c$ of its outcomes
+# [(Rockafellar and Uryasev, 2000)](../book/bibliography.md#rockafellar2000).
 
 
 # %%
-def mean(probs: torch.Tensor) -> torch.Tensor:  # [..., 81] -> [...]
+def average(probs: torch.Tensor) -> torch.Tensor:  # [..., 81] -> [...]
     return probs @ WALK_SUPPORT
 
 
 def penalised(probs: torch.Tensor, penalty: float = 0.25) -> torch.Tensor:
     """The mean less ``penalty`` times the variance."""
-    return mean(probs) - penalty * (probs @ WALK_SUPPORT**2 - mean(probs) ** 2)
+    return average(probs) - penalty * (probs @ WALK_SUPPORT**2 - average(probs) ** 2)
 
 
-def cvar(probs: torch.Tensor, fraction: float = 0.05) -> torch.Tensor:
+def cvar(
+    probs: torch.Tensor, fraction: float = 0.05, support: torch.Tensor = WALK_SUPPORT
+) -> torch.Tensor:
     """The mean of the worst ``fraction`` of outcomes, splitting the atom on which it ends."""
     below = probs.cumsum(-1)
     taken = below.clamp(max=fraction) - (below - probs).clamp(max=fraction)
-    return taken @ WALK_SUPPORT / taken.sum(-1)
+    return taken @ support / taken.sum(-1)
 
 
-CRITERIA = {"mean": mean, "mean less variance": penalised, "CVaR": cvar}
+CRITERIA = {"mean": average, "mean less variance": penalised, "CVaR": cvar}
 
 
 # %%
@@ -2208,7 +2300,7 @@ class RiskConfig:
     """How the walker learns its distributions."""
 
     sweeps: int = 6000
-    rate: float = 0.02
+    first_rate: float = 0.1  # falls linearly to 0
 
 
 def learn_walk(criterion: Callable, config: RiskConfig, seed: int) -> torch.Tensor:
@@ -2220,7 +2312,7 @@ def learn_walk(criterion: Callable, config: RiskConfig, seed: int) -> torch.Tens
     cells = np.argwhere(np.ones((ROWS, COLUMNS))).repeat(4, 0)  # every cell with every action
     actions = np.tile(np.arange(4), ROWS * COLUMNS)
     probs = torch.full((len(cells), 81), 1 / 81, dtype=torch.float64)
-    for _ in range(config.sweeps):
+    for sweep in range(config.sweeps):
         following, rewards, ended = walk(cells, actions, rng)
         there = probs.view(-1, 4, 81)[following @ (COLUMNS, 1)]  # [B, 4, 81]
         there = there[torch.arange(len(cells)), criterion(there).argmax(1)]
@@ -2228,7 +2320,7 @@ def learn_walk(criterion: Callable, config: RiskConfig, seed: int) -> torch.Tens
         target = project(
             torch.from_numpy(rewards)[:, None] + goes_on * WALK_SUPPORT, there, WALK_SUPPORT
         )
-        probs += config.rate * (target - probs)
+        probs += config.first_rate * (1 - sweep / config.sweeps) * (target - probs)
     return probs.view(-1, 4, 81)
 
 
@@ -2241,6 +2333,7 @@ def walk_returns(policy: np.ndarray, walkers: int, seed: int) -> tuple[np.ndarra
         cells, rewards, ended = walk(cells, policy[cells @ (COLUMNS, 1)], rng)
         returns += np.where(going, rewards, 0)
         going &= ~ended
+    assert not going.any(), "a walk of 100 moves has not ended"
     return returns, visits / walkers
 
 
@@ -2268,6 +2361,36 @@ plt.show()
 
 # %% [markdown]
 # CAPTION_RISK
+#
+# How cautious is CVaR? That is its fraction. At 1 it is the mean.
+
+
+# %%
+def path_picture(fraction: float, config: RiskConfig) -> bytes:
+    """Where a walker goes that chooses by the CVaR of a fraction, as a PNG."""
+    rule = partial(cvar, fraction=fraction)
+    policy = rule(learn_walk(rule, config, seed=1)).argmax(1).numpy()
+    returns, visits = walk_returns(policy, 20_000, seed=2)
+    figure = Figure(figsize=(4.6, 2.4), dpi=72)
+    axes = figure.subplots()
+    axes.imshow(visits, cmap="Blues", vmin=0, vmax=1)
+    axes.add_patch(plt.Rectangle((0.5, 2.5), COLUMNS - 2, 1, color=plots.INK, alpha=0.5))
+    worst = np.sort(returns)[: len(returns) // 20].mean()
+    axes.set(title=f"mean {returns.mean():.1f}, worst 5 % {worst:.1f}", xticks=[], yticks=[])
+    axes.grid(visible=False)
+    return plots.to_png(figure)
+
+
+fractions = by_budget(smoke=(1.0, 0.05), laptop=(1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02))
+paths = {f"{fraction:.0%}": path_picture(fraction, risk) for fraction in fractions}
+show(image_slider(paths, "worst"), paths["100%"])
+
+# %% [markdown]
+# CAPTION_CAUTION
+#
+# One warning. The criterion is applied anew in every cell, to the rest of the way. That is not the same as choosing, at
+# the start, the path whose CVaR is best, because being cautious later is not the caution that was asked for at the
+# start. A consistent treatment carries along how much has been lost so far.
 
 # %% [markdown]
 # ## Exercises
@@ -2304,6 +2427,75 @@ print(f"smallest of 100,000 divergences {divergence.min():.6f}")
 print(f"of distributions from themselves at most {kl_divergence(pairs[0], pairs[0]).max():.6f}")
 
 # %% [markdown]
+# **3. A softer target.** The divergence of the first agent jumps at every renewal of the target network. Replace the
+# renewals by a slow average: after each step, move every parameter of the target a 75th of the way towards the
+# network's. What becomes of the spikes?
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+network, states = toy_network(seed=1)
+average_network, soft = copy.deepcopy(network), []
+for _ in range(ToyConfig().steps):
+    with torch.no_grad():
+        before = average_network(states)[[0, 1], TOY_ACTIONS].softmax(-1)
+    target = smear(before, TOY_REWARDS + 0.1 * torch.randn(2), ToyConfig().pull)
+    logits = network(states)[[0, 1], TOY_ACTIONS]
+    soft.append(kl_divergence(target, logits.detach().softmax(-1)).max().item())
+    gradients = torch.autograd.grad(
+        cross_entropy(logits, target).mean(), list(network.parameters())
+    )
+    with torch.no_grad():
+        for parameter, slow, gradient in zip(
+            network.parameters(), average_network.parameters(), gradients, strict=True
+        ):
+            parameter -= ToyConfig().step_size * gradient
+            slow += (parameter - slow) / 75
+figure, axes = plt.subplots(figsize=(7.2, 2.3))
+axes.plot(toy_curves["divergence"], label="renewed every 75 steps", linewidth=1.2)
+axes.plot(soft, label="slow average", linewidth=1.2)
+axes.set(xlabel="step", ylabel="divergence (nats)", yscale="log")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# **4. A cautious chicken.** Let the trained agent act by the CVaR of its learned distributions. Shaping shifts all
+# three actions by the same height, so it does not disturb the choice. Does caution cost crossings?
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def cautious_policy(network: ValueNet, fraction: float, support: torch.Tensor) -> Policy:
+    """Acts by CVaR: ram [N, 128] -> actions [N]."""
+
+    def act(ram: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            probs = network(torch.from_numpy(ram)).softmax(-1)
+        return cvar(probs, fraction, support).argmax(1).numpy()
+
+    return act
+
+
+champion, config = champion_state()
+chicken = make_network(config).eval()
+chicken.load_state_dict(as_tensors(champion["network"]))
+for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
+    policy = cautious_policy(chicken, fraction, atoms_of(config))
+    print(f"worst {fraction:4.0%}: {play_freeway(policy, GAMES, seed=30_000).mean():.1f} crossings")
+
+# %% [markdown]
+# ## Summary
+#
+# - A mean can describe nobody. A distribution answers every question that a mean answers, and more.
+# - Bellman's equation holds for distributions: scale, shift, mix. C51 puts the result back on fixed atoms; quantile
+#   regression learns the places instead.
+# - The loss is a cross-entropy, computed from logits. What it can reduce is the divergence, and that jumps whenever the
+#   target network is renewed.
+# - Prioritised replay is three things at once: a power of the priority, importance weights, and a structure that draws
+#   quickly. SUMMARY_FREEWAY
+# - With distributions one can choose by more than the mean, and different criteria take different paths.
+#
+# Further reading: [Bellemare et al. (2017)](../book/bibliography.md#bellemare2017) for C51,
+# [Dabney et al. (2018)](../book/bibliography.md#dabney2018) for quantiles,
+# [Hessel et al. (2018)](../book/bibliography.md#hessel2018) for Rainbow and its ablation on 57 games.
+#
 # ## How the numbers were measured
 #
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock

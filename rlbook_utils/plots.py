@@ -67,11 +67,15 @@ def to_png(figure: Figure) -> bytes:
 
 
 def live_curve(
-    run: "Run", metric: str | None = None, floor: float | None = None, earlier: Sequence["Run"] = ()
+    run: "Run",
+    metric: str | None = None,
+    floor: float | None = None,
+    earlier: Sequence["Run"] = (),
+    floor_label: str = "random policy",
 ) -> Figure:
     """One metric of a run so far, over the whole width of the run.
 
-    floor: the random policy's value. earlier: runs to draw faintly behind it.
+    floor: a value to beat. earlier: runs to draw faintly behind it.
     """
     metric = metric or next(iter(run.metrics))
     figure = Figure(figsize=(7.2, 2.6))
@@ -80,7 +84,7 @@ def live_curve(
         axes.plot(other.steps, other[metric], color=INK, alpha=0.4, linewidth=1.2)
     axes.plot(run.steps, run[metric], marker="." if len(run.steps) < 60 else "")
     if floor is not None:
-        axes.axhline(floor, color=INK, linestyle=":", label="random policy")
+        axes.axhline(floor, color=INK, linestyle=":", label=floor_label)
         axes.legend(loc="upper left")
     axes.set(xlim=(0, max(run.total, 1)), xlabel=run.unit, ylabel=metric.replace("_", " "))
     return figure

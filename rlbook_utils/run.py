@@ -99,11 +99,12 @@ def watch(
     config: Any = None,
     seed: int | None = None,
     floor: float | None = None,
+    floor_label: str = "random policy",
     every: float = 1.0,
 ) -> Run:
     """Drive a training generator to its end, with a progress bar and a curve that grows.
 
-    metric: the metric to draw (default: the first). floor: the random policy's value, drawn as a line.
+    metric: the metric to draw (default: the first). floor: a value to beat, drawn as a line, and its name.
     save_to: a checkpoint, written every 30 seconds and at the end with ``config`` and ``seed``; a run that
     continues it also continues its curve. every: seconds between two drawings.
 
@@ -129,7 +130,12 @@ def watch(
             if visible and (last or now - drawn > every):
                 show = DisplayHandle.update if drawn else DisplayHandle.display
                 show(bar, HTML(_bar(run, stop.is_set() and not run.finished)))
-                show(curve, Image(plots.to_png(plots.live_curve(run, metric, floor))))
+                show(
+                    curve,
+                    Image(
+                        plots.to_png(plots.live_curve(run, metric, floor, floor_label=floor_label))
+                    ),
+                )
                 drawn = time.perf_counter()
             if save_to and (last or now - saved > 30):
                 save_checkpoint(save_to, progress.state(), config=config, seed=seed, history=run)

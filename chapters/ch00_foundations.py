@@ -1,0 +1,1770 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Foundations: values, policies, and the two together
+#
+# **What you will build.** A network that learns to cross a small grid, and shows how knowledge of a reward travels
+# backwards; a deep Q-network that balances a pole, with each of its two stabilisers switched off in turn; the policy
+# gradient, with the variance of its estimate measured; and an actor–critic, which is both at once.
+#
+# | | |
+# |---|---|
+# | **You need** | Python, NumPy, and a little PyTorch: a network, a loss, an optimiser. No reinforcement learning. |
+# | **Time** | About two minutes for all cells on one core. The first result is immediate. |
+# | **Memory** | Under 2 GB. No GPU. |
+# | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
+#
+# The chapter accompanies chapters 7 to 10 of a set of study notes on [Saito (2022)](../book/bibliography.md#saito2022).
+# Its systems are rebuilt here from scratch and measured over several seeds; where the printed code goes wrong, you will
+# see the symptom.
+
+# %%
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import NamedTuple
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.patches import FancyBboxPatch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from rlbook_utils import plots, results
+from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.replay import Experience, NStep, Replay
+from rlbook_utils.results import Measured, Measurement, Metric
+from rlbook_utils.rollout import Policy, Transition, episode_returns, make_vector, transitions
+from rlbook_utils.run import Progress, as_tensors, watch
+from rlbook_utils.video import record, show_clip
+from rlbook_utils.widgets import image_slider, panel, scrubber, show
+
+plots.use_style()
+
+# %% tags=["remove-stderr"]
+versions = f"torch {torch.__version__} · gymnasium {gym.__version__} · numpy {np.__version__}"
+print(f"budget {budget()} · {results.cores()} cores · {versions}")
+
+# %% [markdown]
+# ## A world small enough to solve exactly
+#
+# An agent sees a **state** $s$, takes an **action** $a$, receives a **reward** $r$ and finds itself in the next state
+# $s'$. It wants a large **return**, the sum of rewards to come, each step discounted once more by $\gamma$:
+#
+# $$
+# G_t = r_t + \gamma\, r_{t+1} + \gamma^2 r_{t+2} + \dots
+# $$
+#
+# Our first world has twelve cells. The agent starts at the bottom left, the goal at the top right pays $+1$ and ends
+# the episode, the cell below it holds a bomb that costs $1$ each time it is entered, and one cell is a wall. A move
+# into a wall or off the grid leaves the agent where it is.
+
+# %%
+ROWS, COLUMNS = 3, 4
+MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0))  # left, right, up, down
+START, GOAL, BOMB, WALL = 8, 3, 7, 5  # cells numbered row by row from the top left
+OPEN = tuple(cell for cell in range(ROWS * COLUMNS) if cell not in (GOAL, WALL))
+
+
+def cell_after(cell: int, action: int) -> int:
+    """Where ``action`` leads from ``cell``."""
+    row, column = np.add(divmod(cell, COLUMNS), MOVES[action])
+    inside = 0 <= row < ROWS and 0 <= column < COLUMNS
+    after = int(row * COLUMNS + column) if inside else WALL
+    return cell if after == WALL else after
+
+
+NEXT_CELL = np.array([[cell_after(cell, a) for a in range(4)] for cell in range(12)])  # [12, A]
+GRID_REWARDS = 1.0 * (NEXT_CELL == GOAL) - 1.0 * (NEXT_CELL == BOMB)  # [12, A]
+ONE_HOT = torch.eye(12)
+
+# %% [markdown]
+# The **action value** $Q(s, a)$ is the return to expect after taking $a$ in $s$ and acting as well as possible from
+# then on. It satisfies Bellman's equation,
+#
+# $$
+# Q(s, a) = r + \gamma \max_{a'} Q(s', a'),
+# $$
+#
+# where the second term is missing if the episode ends at $s'$. With the rules of the world in hand, repeating this
+# assignment for all states and actions at once (**value iteration**) finds $Q$ exactly. That is our measure for what
+# follows.
+
+
+# %%
+def exact_q(discount: float) -> np.ndarray:
+    """The grid's optimal action values by value iteration: [12, A]."""
+    q = np.zeros((12, 4))
+    for _ in range(1000):
+        best_next = np.where(NEXT_CELL == GOAL, 0.0, q.max(1)[NEXT_CELL])  # [12, A]
+        q = GRID_REWARDS + discount * best_next
+    return q
+
+
+# %%
+def draw_q(axes: Axes, q: np.ndarray, title: str) -> None:
+    """Action values [12, A] as four triangles a cell, with an arrow along the best."""
+    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) / 2
+    sides = {0: corners[[0, 1]], 1: corners[[2, 3]], 2: corners[[1, 2]], 3: corners[[3, 0]]}
+    ways = np.array([[column, -row] for row, column in MOVES])  # as arrows: x, y
+    centres = np.array([[cell % COLUMNS, -(cell // COLUMNS)] for cell in range(12)])
+    shapes = [[centres[c], *(centres[c] + sides[a])] for c in OPEN for a in range(4)]
+    colours = {"array": q[list(OPEN)].ravel(), "cmap": "PuOr", "clim": (-1.1, 1.1)}
+    axes.add_collection(PolyCollection(shapes, edgecolor="white", **colours))
+    frames = {GOAL: ("#CFE8DC", "none"), WALL: (plots.INK, "none"), START: ("none", plots.COLOURS[0]),
+              BOMB: ("none", plots.COLOURS[1])}  # fmt: skip
+    for cell, (inside, border) in frames.items():
+        box = {"facecolor": inside, "edgecolor": border, "linewidth": 3}
+        axes.add_patch(plt.Rectangle(centres[cell] - 0.47, 0.94, 0.94, **box))
+    axes.annotate("goal\n+1", centres[GOAL], color="#333333", ha="center", va="center")
+    for cell in OPEN:
+        along = 0.17 * ways[q[cell].argmax()]
+        style = {"arrowstyle": "-|>", "color": "black"}
+        axes.annotate("", centres[cell] + along, centres[cell] - along, arrowprops=style)
+        for action, value in enumerate(q[cell]):
+            text = {"fontsize": 6.5, "color": "white" if abs(value) > 0.6 else "#333333"}
+            where = centres[cell] + 0.34 * ways[action]
+            axes.annotate(f"{value:.2f}", where, ha="center", va="center", **text)
+    axes.set(xlim=(-0.55, 3.55), ylim=(-2.55, 0.55), aspect="equal", title=title)
+    axes.axis("off")
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+GRID_DISCOUNT = 0.9
+figure, axes = plt.subplots(figsize=(5.2, 3.9))
+draw_q(axes, exact_q(GRID_DISCOUNT), "exact action values, γ = 0.9")
+plt.show()
+print("value of the start:", exact_q(GRID_DISCOUNT)[START].max().round(4), "= 0.9^4")
+
+# %% [markdown]
+# *Each cell's four triangles are the values of its four moves, orange below zero and violet above; arrows point along
+# the best. The start has a blue frame, the bomb an orange one, the grey cell is the wall. Values shrink by a factor
+# $0.9$ with every step away from the goal. A move onto the bomb is worth $-1 + 0.9 \cdot 1 = -0.1$: it costs one, and
+# from there the goal is next door. From the start two paths of five moves lead to the goal, and both are best.*
+#
+# ## A network instead of a table
+#
+# Twelve cells fit in a table. The states of most worlds do not, so a network $Q_\theta$ takes the table's place: a
+# state goes in, a value for every action comes out. **Q-learning** does not know the rules either; it acts, and after
+# every single step moves its value toward what the step revealed, the **TD target**:
+#
+# $$
+# L(\theta) = \Big( \underbrace{r + \gamma \max_{a'} Q_\theta(s', a')}_{\text{target, held fixed}} -
+# Q_\theta(s, a) \Big)^2 .
+# $$
+#
+# Held fixed means that no gradient flows through the target: it is a number to aim at. The settings are the source's:
+# one-hot states, 100 hidden units, plain gradient descent with rate $0.01$, and an **ε-greedy** agent, which plays a
+# random move with probability $0.1$ and otherwise the one it values most.
+
+
+# %%
+@dataclass(frozen=True)
+class GridConfig:
+    """Neural Q-learning on the grid, with the source's settings."""
+
+    episodes: int = knob(1000, 1, 5000, "episodes to learn from")
+    epsilon: float = knob(0.1, 0.0, 1.0, "chance of a random move")
+    discount: float = knob(GRID_DISCOUNT, 0.0, 0.99, "gamma")
+    learning_rate: float = knob(0.01, 0.001, 0.5, "step size of gradient descent", step=0.001)
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers with ReLU between them; no activation on the output."""
+    layers = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def grid_loss(net: nn.Module, cell: int, action: int, discount: float) -> torch.Tensor:
+    """The squared TD error of one move."""
+    after, states = NEXT_CELL[cell, action], ONE_HOT.to(next(net.parameters()).device)
+    with torch.no_grad():
+        best_next = 0.0 if after == GOAL else net(states[after]).max()
+        target = GRID_REWARDS[cell, action] + discount * best_next
+    return (target - net(states[cell])[action]) ** 2
+
+
+# %% [markdown]
+# Training code in this book is a **generator**: it does one unit of work, yields its `Progress`, and waits. The
+# notebook, the panels, the tests and the measurements all drive the same generator. Everything random comes from the
+# seed and from how far the run is, so that a run can stop anywhere and continue.
+
+
+# %%
+def grid_values(net: nn.Module) -> np.ndarray:
+    """A network's action values for every cell: [12, A]."""
+    with torch.no_grad():
+        return net(ONE_HOT.to(next(net.parameters()).device)).cpu().double().numpy()
+
+
+def greedy_cells(q: np.ndarray) -> list[int]:
+    """The cells that the best moves of ``q`` [12, A] lead through from the start, 20 at most."""
+    cells = [START]
+    while cells[-1] != GOAL and len(cells) < 20:
+        cells.append(int(NEXT_CELL[cells[-1], q[cells[-1]].argmax()]))
+    return cells
+
+
+# %%
+def learn_grid(
+    config: GridConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """Q-learning with a 12-100-4 network, one update a move (Saito 2022, chapter 7).
+
+    state: {"episode", "net", "metrics"}.
+    """
+    torch.manual_seed(seed)
+    net = mlp(12, 100, 4).to(device)
+    state = state or {"episode": 0}
+    if state["episode"]:
+        net.load_state_dict(as_tensors(state["net"]))
+    optimiser = torch.optim.SGD(net.parameters(), config.learning_rate)
+    while True:
+        if state["episode"] < config.episodes:
+            rng = np.random.default_rng([seed, state["episode"]])
+            losses = learn_grid_episode(net, optimiser, config, rng)
+            steps = len(greedy_cells(grid_values(net))) - 1
+            metrics = {"loss": float(np.mean(losses)), "greedy_steps": steps}
+            state = {"episode": state["episode"] + 1, "net": net.state_dict(), "metrics": metrics}
+        frozen = lambda state=state: copy.deepcopy(state)
+        yield Progress(state["episode"], config.episodes, state["metrics"], frozen, "episode")
+        if state["episode"] >= config.episodes:
+            return
+
+
+# %%
+def learn_grid_episode(
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    config: GridConfig,
+    rng: np.random.Generator,
+) -> list[float]:
+    """One ε-greedy episode, learning after every move: its losses."""
+    cell, losses = START, []
+    while cell != GOAL:
+        explore = rng.random() < config.epsilon
+        action = int(rng.integers(4)) if explore else int(grid_values(net)[cell].argmax())
+        loss = grid_loss(net, cell, action, config.discount)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+        cell = int(NEXT_CELL[cell, action])
+    return losses
+
+
+# %% tags=["F1"]
+grid_snapshots = {}
+
+
+def remember_values(progresses: Iterator[Progress]) -> Iterator[Progress]:
+    for progress in progresses:
+        if progress.step in (1, 3, 6) or progress.step % (10 if progress.step < 120 else 100) == 0:
+            weights = progress.state()["net"]
+            net = mlp(12, 100, 4)
+            net.load_state_dict(weights)
+            grid_snapshots[progress.step] = grid_values(net)
+        yield progress
+
+
+grid_config = by_budget(smoke=GridConfig(episodes=60), laptop=GridConfig())
+grid_run = watch(remember_values(learn_grid(grid_config, seed=1)), "loss")
+learned_q = grid_snapshots[grid_config.episodes]
+error = np.abs(learned_q - exact_q(grid_config.discount))
+path = greedy_cells(learned_q)
+best_moves = learned_q[path[:-1]].argmax(1)
+print(f"the greedy path takes {len(path) - 1} moves, and the shortest is 5")
+print(f"largest error of its moves' values {error[path[:-1], best_moves].max():.3f}")
+print(f"largest error of any move in any cell {error[list(OPEN)].max():.3f}")
+
+# %% [markdown]
+# *The mean squared TD error of each episode, live. It rises when the agent comes upon something new, the goal or the
+# bomb, and falls as that news is digested.*
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.6))
+draw_q(panels[0], learned_q, f"learned in {grid_config.episodes} episodes")
+draw_q(panels[1], exact_q(grid_config.discount), "exact")
+plt.show()
+
+# %% [markdown]
+# *Left the network's values, right the exact ones. Along the path that the agent walks they agree to the second digit.
+# Off the path they need not: the moves onto the bomb keep the value that the network made up for them, because an agent
+# that has found its way hardly ever tries them. The loss above is small all the same. It is an average over what the
+# agent does, and says nothing about what it does not.*
+#
+# ### Watch the value travel
+#
+# Nothing tells the agent that the goal exists until it stumbles on it. From then on the value spreads backwards, one
+# cell after another: a move is worth something once the cell it leads to is. Step through the episodes, or press play.
+
+
+# %%
+def grid_picture(q: np.ndarray, title: str) -> bytes:
+    """``draw_q`` as a small PNG."""
+    figure, axes = plt.subplots(figsize=(4.6, 3.5), dpi=72)
+    draw_q(axes, q, title)
+    picture = plots.to_png(figure)
+    plt.close(figure)
+    return picture
+
+
+pictures = [grid_picture(q, f"after episode {e}") for e, q in grid_snapshots.items()]
+show(scrubber(pictures, "picture", interval=500), pictures[0])
+
+# %% [markdown]
+# *The network's values as training goes on. The cell beside the goal knows first, then its neighbour, and so on back to
+# the start, which takes the better part of a hundred episodes: each update carries a value one step further, and with
+# this learning rate only a part of it. Weights are shared, so cells that nobody visits change as well.*
+#
+# ### How many episodes does it take?
+#
+# The source says that 1,000 episodes are enough. Over five seeds we ask: from which episode on is the greedy path the
+# shortest one, fifty times running?
+
+# %%
+stored = results.curves("F1", "grid", "loss")  # [S, T]
+smooth = np.apply_along_axis(lambda y: np.convolve(y, np.ones(20) / 20, "valid"), 1, stored)
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+plots.bands(axes, np.arange(smooth.shape[1]) + 20, smooth, "mean of 20 episodes")
+axes.set(xlabel="episode", ylabel="squared TD error", yscale="log")
+axes.legend()
+plt.show()
+converged = [run["metrics"]["episodes_to_converge"] for run in results.runs("F1", "grid")]
+print("shortest path from episode", [int(episode) for episode in converged])
+
+# %% [markdown]
+# *Squared TD error, smoothed over twenty episodes, mean and 95 % interval over seeds, on a logarithmic axis. The path
+# is found within the first tenth of the thousand episodes; the rest refines the values. It never settles completely:
+# every update at one cell moves the values of the others a little, and now and then, for an episode or two, the greedy
+# path loses its way again.*
+#
+# ### What the agent never tries, it never learns
+#
+# Q-learning is **off-policy**: the target's $\max$ asks about the best next move, whatever move was really made. So it
+# can learn the values of the best policy while behaving badly. The slider shows what 1,000 episodes teach an agent that
+# explores more or less.
+
+# %%
+EPSILONS = (0.02, 0.1, 0.3, 0.6, 0.9)
+
+
+def epsilon_picture(epsilon: float) -> bytes:
+    """The stored values learned with ``epsilon``, of the first seed, and the errors over seeds."""
+    values = results.curves("F1", "exploration", f"epsilon={epsilon}").reshape(-1, 12, 4)
+    errors = np.abs(values - exact_q(GRID_DISCOUNT))[:, list(OPEN)]  # [S, cells, A]
+    return grid_picture(
+        values[0],
+        f"ε = {epsilon}: largest error {errors.max((1, 2)).mean():.2f}, mean {errors.mean():.2f}",
+    )
+
+
+pictures = {str(epsilon): epsilon_picture(epsilon) for epsilon in EPSILONS}
+show(image_slider(pictures, "exploration ε", start=1), pictures["0.1"])
+
+# %% [markdown]
+# *Values after 1,000 episodes with different ε; the title gives the errors, averaged over three seeds. With little
+# exploration the path is right and the rest is guesswork. The more the agent errs, the better it knows every corner,
+# and at ε = 0.9, where it moves almost at random, it has learned the values of an agent that never errs. The price is
+# paid while learning, in longer episodes and more bombs.*
+#
+# ## A pole to balance: the deep Q-network
+#
+# `CartPole-v1` [(Barto et al., 1983)](../book/bibliography.md#barto1983) has no cells: the state is the cart's position
+# and velocity and the pole's angle and angular velocity. Each step earns 1. The episode *terminates* when the pole
+# leans beyond 12° or the cart leaves the track, and is *truncated* by the clock after 500 steps. Here the recipe of the
+# grid fails, for two reasons, and the **deep Q-network** (DQN) of
+# [Mnih et al. (2015)](../book/bibliography.md#mnih2015) answers each with a device.
+#
+# - **Successive steps resemble each other.** A network that learns from one stretch of an episode forgets the others.
+#   *Experience replay* stores transitions and learns from a random handful of old and new ones.
+# - **The target moves with what it teaches.** Every update of $\theta$ changes $\max_{a'} Q_\theta(s', a')$ too, so an
+#   overestimate can feed itself. A *target network* $Q_{\theta^-}$, a copy made every so many updates, supplies the
+#   targets and stands still between copies:
+#
+# $$
+# y = r + \gamma\, \mathbb{1}[s' \text{ not terminal}]\, \max_{a'} Q_{\theta^-}(s', a'),
+# \qquad L(\theta) = \frac{1}{B} \sum_{i=1}^{B} \big( y_i - Q_\theta(s_i, a_i) \big)^2 .
+# $$
+#
+# The indicator deserves a second look. It is 0 only where the world ended. An episode that the clock cut short would
+# have gone on earning, so its target still includes $s'$: **bootstrap on truncation, stop only on termination**.
+
+# %%
+OBS_SCALE = np.array([1, 1, 10, 1], np.float32)  # radians are small beside metres
+
+
+def as_input(obs: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+    """CartPole observations as the networks see them. [..., 4] -> [..., 4]."""
+    return torch.from_numpy(obs * OBS_SCALE).to(device)
+
+
+def greedy_policy(net: nn.Module) -> Policy:
+    """The action with the largest output, for values and logits alike."""
+    device = next(net.parameters()).device
+
+    @torch.no_grad()
+    def policy(obs: np.ndarray) -> np.ndarray:
+        return net(as_input(obs, device)).argmax(-1).cpu().numpy()
+
+    return policy
+
+
+# %%
+@dataclass(frozen=True)
+class DQNConfig:
+    """DQN on CartPole. ``capacity`` = ``num_envs`` is no replay, ``sync_every`` = 1 no target network."""
+
+    steps: int = knob(48_000, 960, 192_000, "environment steps", step=960)
+    capacity: int = knob(50_000, 16, 100_000, "transitions that the replay holds", step=16)
+    sync_every: int = knob(10, 1, 1000, "updates between copies to the target network")
+    learning_rate: float = knob(2e-3, 1e-5, 1e-2, "of Adam at the start; falls to 0", step=1e-4)
+    discount: float = knob(0.99, 0.5, 0.999, "gamma", step=0.001)
+    final_epsilon: float = knob(0.04, 0.0, 1.0, "chance of a random action after the first sixth")
+    batch_size: int = 128
+    num_envs: int = 16
+    updates: int = 2
+    huber: bool = False
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.capacity < self.num_envs:
+            raise ValueError(
+                f"The replay holds {self.capacity} transitions, but a step makes {self.num_envs}."
+            )
+
+
+# %% [markdown]
+# The heart of the method is four lines. `batch.discounts` is $\gamma$, and 0 where the episode terminated; `NStep` and
+# `Replay`, which the book's later chapters share, prepare it.
+
+
+# %%
+@torch.no_grad()
+def dqn_targets(target_net: nn.Module, batch: Experience) -> torch.Tensor:
+    """The TD targets y of a batch of tensors (Mnih et al. 2015, algorithm 1): [B]."""
+    return batch.rewards + batch.discounts * target_net(batch.next_obs).max(1).values
+
+
+def dqn_loss(
+    net: nn.Module, target_net: nn.Module, batch: Experience, huber: bool = False
+) -> torch.Tensor:
+    """The mean squared TD error of a batch of tensors, or its Huber loss."""
+    chosen = net(batch.obs).gather(1, batch.actions[:, None])[:, 0]  # [B]
+    loss = F.smooth_l1_loss if huber else F.mse_loss
+    return loss(chosen, dqn_targets(target_net, batch))
+
+
+def as_batch(rows: Experience, device: str | torch.device = "cpu") -> Experience:
+    """Rows of the replay as tensors, observations scaled."""
+    others = {
+        f: torch.from_numpy(getattr(rows, f)).to(device)
+        for f in ("actions", "rewards", "discounts")
+    }
+    return Experience(
+        obs=as_input(rows.obs, device), next_obs=as_input(rows.next_obs, device), **others
+    )
+
+
+# %% [markdown]
+# Around it, the bookkeeping: sixteen carts step side by side, each such step is followed by two updates, and the
+# learning rate falls to zero over the run, so that the policy comes to rest. After every 960 environment steps the
+# greedy policy plays twenty episodes for the curve. Nothing is chosen by them: the agent is what the last update
+# leaves, and its score comes from a hundred fresh episodes.
+
+# %%
+WATCHING, SCORING = 1_000_003, 2_000_003  # seeds of the episodes for the curve, and for the score
+VECTOR_STEPS, WARM_UP = 60, 1000  # steps of all carts between reports; transitions before learning
+
+
+def epsilon_at(config: DQNConfig, env_steps: int) -> float:
+    """Exploration falls linearly from 1 during the first sixth of a run."""
+    return max(config.final_epsilon, 1 - (1 - config.final_epsilon) * 6 * env_steps / config.steps)
+
+
+class DQN(NamedTuple):
+    """What a DQN run learns: network, its lagging copy, optimiser."""
+
+    net: nn.Module
+    target_net: nn.Module
+    optimiser: torch.optim.Optimizer
+
+
+def make_dqn(config: DQNConfig, seed: int, device: str = "cpu") -> DQN:
+    torch.manual_seed(seed)
+    net = mlp(4, 128, 128, 2).to(device)
+    return DQN(net, copy.deepcopy(net), torch.optim.Adam(net.parameters(), config.learning_rate))
+
+
+# %%
+def dqn_updates(
+    dqn: DQN, replay: Replay, config: DQNConfig, state: dict, rng: np.random.Generator
+) -> None:
+    """``config.updates`` gradient steps, counted in ``state``, at the rate that its ``env_steps`` say."""
+    device = next(dqn.net.parameters()).device
+    remaining = max(0.0, 1 - state["env_steps"] / config.steps)
+    dqn.optimiser.param_groups[0]["lr"] = config.learning_rate * remaining
+    for _ in range(config.updates):
+        batch = as_batch(replay.sample(config.batch_size, rng), device)
+        loss = dqn_loss(dqn.net, dqn.target_net, batch, config.huber)
+        dqn.optimiser.zero_grad()
+        loss.backward()
+        dqn.optimiser.step()
+        state["updates"] += 1
+        if state["updates"] % config.sync_every == 0:
+            dqn.target_net.load_state_dict(dqn.net.state_dict())
+
+
+def explorer(dqn: DQN, epsilon: Callable[[], float], rng: np.random.Generator) -> Policy:
+    """The ε-greedy policy of a network that goes on learning."""
+    greedy = greedy_policy(dqn.net)
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        explore = rng.random(len(obs)) < epsilon()
+        return np.where(explore, rng.integers(2, size=len(obs)), greedy(obs))
+
+    return policy
+
+
+# %%
+def train_dqn(
+    config: DQNConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """DQN on CartPole (Mnih et al. 2015, algorithm 1), sixteen environments at a time.
+
+    state: {"env_steps", "updates", "dqn", "replay", "metrics"}.
+    """
+    dqn, replay = make_dqn(config, seed, device), Replay(config.capacity)
+    state = {"env_steps": 0, "updates": 0} if state is None else {**state}
+    if state["env_steps"]:
+        for part, saved in zip(dqn, as_tensors(state["dqn"]), strict=True):
+            part.load_state_dict(saved)
+        replay.add(Experience(**state["replay"]))
+    rng = np.random.default_rng([seed, state["env_steps"]])
+    policy = explorer(dqn, lambda: epsilon_at(config, state["env_steps"]), rng)
+    envs, n_step = make_vector("CartPole-v1", config.num_envs), NStep(1, config.discount)
+    stream = transitions(envs, policy, int(rng.integers(2**31)))
+    while True:
+        if state["env_steps"] < config.steps:
+            for step in islice(stream, VECTOR_STEPS):
+                replay.add(n_step(step))
+                state["env_steps"] += config.num_envs
+                if replay.added >= WARM_UP:
+                    dqn_updates(dqn, replay, config, state, rng)
+            state["metrics"] = dqn_metrics(dqn.net, WATCHING + 1000 * seed + state["env_steps"])
+        now = lambda: dqn_state(state, dqn, replay)
+        yield Progress(state["env_steps"], config.steps, state["metrics"], now, "environment steps")
+        if state["env_steps"] >= config.steps:
+            return
+
+
+# %%
+def dqn_metrics(net: nn.Module, seed: int) -> dict[str, float]:
+    """What a report says: the greedy policy's return, and the value of the upright pole."""
+    found = episode_returns(greedy_policy(net), "CartPole-v1", 20, seed).mean()
+    with torch.no_grad():
+        upright = net(torch.zeros(4, device=next(net.parameters()).device)).max().item()
+    return {"greedy_return": found, "value_of_start": upright}
+
+
+def dqn_state(state: dict, dqn: DQN, replay: Replay) -> dict:
+    """All that ``train_dqn`` needs to go on, the replay oldest first."""
+    places = np.arange(replay.added - len(replay), replay.added) % replay.capacity
+    parts = [copy.deepcopy(part.state_dict()) for part in dqn]
+    return {**state, "dqn": parts, "replay": replay.rows(places)._asdict()}
+
+
+# %% [markdown]
+# The floor of every curve from here on is a policy that pushes left or right at random.
+
+
+# %% tags=["F2"]
+def random_return_of(episodes: int, seed: int) -> float:
+    """Mean return on CartPole of pushing left or right at random."""
+    rng = np.random.default_rng(seed)
+    push = lambda obs: rng.integers(2, size=len(obs))
+    return episode_returns(push, "CartPole-v1", episodes, seed).mean()
+
+
+def net_of(weights: dict, *sizes: int) -> nn.Module:
+    """A network with stored weights."""
+    net = mlp(*sizes)
+    net.load_state_dict(as_tensors(weights))
+    return net
+
+
+def score(net: nn.Module, seed: int, episodes: int = 100) -> float:
+    """Mean return of a network's greedy policy over fresh episodes."""
+    return episode_returns(greedy_policy(net), "CartPole-v1", episodes, SCORING + seed).mean()
+
+
+random_return = random_return_of(1000, seed=0)
+dqn_config = by_budget(smoke=DQNConfig(steps=1920), laptop=DQNConfig())
+dqn_run = watch(train_dqn(dqn_config, seed=1), floor=random_return)
+dqn_net = net_of(dqn_run.state["dqn"][0], 4, 128, 128, 2)
+print(
+    f"mean return {score(dqn_net, seed=1):.1f} over 100 fresh episodes, random play {random_return:.1f}"
+)
+print(f"trained in {dqn_run.seconds:.0f} s, {dqn_run.state['updates']:,} updates")
+
+# %% [markdown]
+# *Return of the greedy policy against environment steps, live; the dotted line is random play. The curve leaps and
+# falls back: a small change of the values can flip the preferred action in many states at once. It calms as the
+# learning rate falls.* The source trains one cart for 300 episodes and copies every 20 episodes; we count environment
+# steps, because an episode may last 9 of them or 500.
+
+
+# %%
+def dqn_action(obs: np.ndarray) -> int:
+    return int(greedy_policy(dqn_net)(obs))
+
+
+frames = record("CartPole-v1", dqn_action, seed=3, steps=200, every=2)
+frames = [frame[150:330] for frame in frames]  # without the empty sky
+show_clip(frames, 25, "Four seconds of an episode that random play ends in half of one.")
+
+# %% [markdown]
+# Change it yourself. *Train* runs with the sliders' values, *Stop* keeps what is there, and earlier curves stay in the
+# background. Set the capacity to 16 to take the replay away, or copy to the target network after every update.
+
+# %%
+stored = results.curves("F2", "dqn", "greedy_return")
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+reports = 960 * np.arange(1, stored.shape[1] + 1)
+plots.bands(axes, reports, stored, "default settings")
+axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+axes.set(xlabel="environment steps", ylabel="greedy return", ylim=(0, 520))
+axes.legend(loc="upper left")
+preview = plots.to_png(figure)
+plt.close(figure)
+dqn_panel = panel(train_dqn, dqn_config, floor=random_return, preview=preview)
+
+# %% [markdown]
+# ### What each device buys
+#
+# Now we take them away. *No target network* copies after every update, so the targets come from the live network. *No
+# replay* keeps only the sixteen transitions of the step just made, and learns from those. In between lies a *short
+# replay*, which remembers eight steps. The number of steps, updates and everything else stays the same.
+
+# %%
+ABLATION = {
+    "replay and target network": "dqn",
+    "no target network": "dqn_no_target",
+    "short replay": "dqn_short_replay",
+    "no replay": "dqn_no_replay",
+    "neither": "dqn_neither",
+}
+figure, (curves, totals) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.6, 1))
+throughout = {}
+for label, name in ABLATION.items():
+    stored = results.curves("F2", name, "greedy_return")  # [S, T]
+    plots.bands(curves, 0.96 * np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
+    throughout[label] = stored.mean(1)
+    returns = [run["metrics"]["return"] for run in results.runs("F2", name)]
+    print(f"{label:26s} at the end, 100 fresh episodes: {np.round(returns)}")
+curves.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+curves.set(xlabel="environment steps (thousands)", ylabel="greedy return", ylim=(0, 510))
+curves.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.06))
+plots.bars(totals, throughout)
+totals.set(xlabel="greedy return, mean over the run", xlim=(0, 510))
+plt.show()
+
+# %% [markdown]
+# *Left: return of the greedy policy, mean and 95 % interval over seeds. Right: its mean over the whole run, with each
+# seed as a circle.* With both devices every seed ends solved. With neither, learning is slower and some seeds fail;
+# those two intervals do not overlap. Taking one device away makes a smaller difference, and five seeds cannot always
+# tell it from chance. Sixteen carts are themselves a mixed diet: a replay of eight of their steps suffices to solve the
+# task with every seed. What the target network does shows in the values.
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 3.0))
+for label, name in ABLATION.items():
+    stored = results.curves("F2", name, "value_of_start")
+    plots.bands(axes, 0.96 * np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
+axes.axhline(100, color=plots.INK, linestyle=":", label="largest possible")
+axes.set(
+    xlabel="environment steps (thousands)",
+    ylabel="value of the upright pole",
+    yscale="log",
+    ylim=(10, 2000),
+)
+axes.legend(fontsize=7, ncols=2)
+plt.show()
+
+# %% [markdown]
+# *The learned value of an upright pole, on a logarithmic axis, mean and 95 % interval over seeds. No return can exceed
+# $1 / (1 - 0.99) = 100$.* With the full replay the values overshoot, because the $\max$ picks whatever is
+# overestimated: by about two fifths with a target network, several times over without. A network that learns from its
+# newest steps alone values the pole about right, target network or not. One reading: a long memory holds actions that
+# were given up long ago, and as nobody tries them again, nothing corrects their values. The two devices belong
+# together, then: the replay brings variety, and the target network makes it bearable. Chapter 2 treats the overestimate
+# itself.
+#
+# ## Spot the bug: three ways to spoil a value
+#
+# Each of the following runs without an error message. For the first two we learn the values $V(s)$ of a *fixed* policy,
+# where the truth is known, with the same targets, replay and target network as above.
+
+
+# %%
+def gather(
+    envs: gym.vector.VectorEnv,
+    policy: Policy,
+    steps: int,
+    keep: Callable[[Transition], np.ndarray],
+    ends: Callable[[Transition], np.ndarray],
+    discount: float = 0.98,
+) -> Experience:
+    """One-step experience under a policy. keep, ends: which rows enter, and which do not bootstrap: [N]."""
+    parts = []
+    for step in islice(transitions(envs, policy, seed=0), steps):
+        discounts = (discount * ~ends(step)).astype(np.float32)
+        rows = (step.obs, step.actions, step.rewards.astype(np.float32), discounts, step.next_obs)
+        parts.append([column[keep(step)] for column in rows])
+    envs.close()
+    return Experience(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+# %%
+def fit_values(experience: Experience, updates: int, seed: int = 0) -> Callable:
+    """TD learning of V with a target network: a function of observations [..., 4] -> [...]."""
+    torch.manual_seed(seed)
+    replay, rng = Replay(len(experience.rewards)), np.random.default_rng(seed)
+    replay.add(experience)
+    net = mlp(4, 64, 64, 1)
+    target_net, optimiser = copy.deepcopy(net), torch.optim.Adam(net.parameters(), 1e-3)
+    for update in range(updates):
+        batch = as_batch(replay.sample(256, rng))
+        loss = F.mse_loss(net(batch.obs)[:, 0], dqn_targets(target_net, batch))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if update % 10 == 0:
+            target_net.load_state_dict(net.state_dict())
+    return lambda obs: net(as_input(obs))[..., 0].detach().numpy()
+
+
+# %% [markdown]
+# ### 1. The clock mistaken for the end of the world
+#
+# ```python
+# done = terminated | truncated
+# target = reward + discount * (1 - done) * next_value
+# ```
+#
+# The policy below does not let the pole fall, so with a reward of 1 a step its value is $1 / (1 - \gamma) = 50$ in
+# every state it visits, at $\gamma = 0.98$. We let the clock cut its episodes after 100 steps, and learn its values
+# both ways.
+
+
+# %%
+def balance(obs: np.ndarray) -> np.ndarray:
+    """Push toward the side to which the pole is falling."""
+    return (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64)
+
+
+lasted = episode_returns(balance, "CartPole-v1", 100, SCORING)
+print(f"the policy's return over 100 episodes: mean {lasted.mean():.0f}, least {lasted.min():.0f}")
+updates = by_budget(smoke=100, laptop=4000)
+valid = lambda step: step.valid
+ends = {
+    "stop where terminated": lambda step: step.terminated,
+    "stop where done": lambda step: step.terminated | step.truncated,
+}
+native = {"vectorization_mode": "vector_entry_point", "max_episode_steps": 100}
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+for label, end in ends.items():
+    envs = gym.make_vec("CartPole-v1", num_envs=64, **native)
+    values = fit_values(gather(envs, balance, 505, valid, end), updates)
+    envs = gym.make_vec("CartPole-v1", num_envs=64, **native)
+    episode = np.stack([step.obs for step in islice(transitions(envs, balance, seed=9), 100)])
+    axes.plot(np.arange(100), values(episode).mean(1), label=label)
+axes.axhline(50, color=plots.INK, linestyle=":", label="truth")
+axes.set(xlabel="step of the episode", ylabel="learned value", ylim=(0, 55))
+axes.legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# *Mean learned value along an episode. Bootstrapping on truncation gives 50 everywhere. Stopping wherever the episode
+# is done makes the clock look like a fall that strikes out of the blue: all values are about a third too low, those of
+# states that come late in an episode most. An agent that learns from them has reason to fear perfectly good states.*
+#
+# ### 2. The step that never happened
+#
+# ```python
+# next_obs, reward, terminated, truncated, info = envs.step(actions)
+# replay.add(obs, actions, reward, terminated, next_obs)    # every row, every step
+# ```
+#
+# In Gymnasium's default mode the step *after* an end ignores its action, resets that environment and returns reward 0.
+# Stored as a transition it says: from a fallen pole, one step leads to a fresh start. Random play, learned with and
+# without those rows, against the returns that followed in other episodes:
+
+
+# %%
+def followed(
+    policy: Policy, episodes: int, discount: float = 0.98
+) -> tuple[np.ndarray, np.ndarray]:
+    """States of whole CartPole episodes, [M, 4], and the discounted return that followed each, [M]."""
+    playing, rows = np.ones(episodes, bool), []
+    for step in transitions(make_vector("CartPole-v1", episodes), policy, seed=9):
+        rows.append((step.obs, playing))
+        playing = playing & ~(step.terminated | step.truncated)
+        if not playing.any():
+            break
+    obs, alive = (np.stack(column) for column in zip(*rows, strict=True))  # [T, E, 4], [T, E]
+    left = alive[::-1].cumsum(0)[::-1]  # steps from here to the end, each with a reward of 1
+    return obs[alive], ((1 - discount**left) / (1 - discount))[alive]
+
+
+# %%
+rng = np.random.default_rng(0)
+push = lambda obs: rng.integers(2, size=len(obs))
+keeps = {
+    "reset rows left out": valid,
+    "reset rows stored": lambda step: np.ones(len(step.valid), bool),
+}
+learned = {}
+for label, keep in keeps.items():
+    experience = gather(
+        make_vector("CartPole-v1", 64), push, 400, keep, ends["stop where terminated"]
+    )
+    learned[label] = fit_values(experience, updates)
+random_obs, returns = followed(push, episodes=by_budget(smoke=64, laptop=1024))
+angles = np.abs(np.degrees(random_obs[:, 2]))
+bins = np.digitize(angles, np.arange(0, 12.5, 1.5))  # 1 to 8
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+centres = np.arange(0.75, 12, 1.5)
+for label, values in learned.items():
+    estimates = values(random_obs)
+    axes.plot(centres, [estimates[bins == i].mean() for i in range(1, 9)], "o-", label=label)
+truth = [returns[bins == i].mean() for i in range(1, 9)]
+axes.plot(centres, truth, color=plots.INK, linestyle=":", label="truth")
+axes.set(xlabel="lean of the pole (degrees)", ylabel="value", ylim=(0, None))
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# *Mean value of random play's states against the lean of the pole. Without the reset rows the values follow the truth.
+# With them, a pole that lies on the ground is worth as much as a fresh start a step later, and because a network
+# generalises, a pole that is about to fall looks worth saving up for: near the limit its value is several times too
+# high.*
+#
+# ### 3. Errors clipped, endings ignored
+#
+# ```python
+# loss = torch.nn.functional.smooth_l1_loss(q, target)
+# ```
+#
+# The Huber loss caps the gradient of every error beyond 1. DQN's authors clip so, on games whose rewards they clip too.
+# Here values reach 100 and the only news that holds them down are the few transitions in which the pole falls, whose
+# errors are large. Capped, they are outvoted by the many that say "one more".
+
+# %%
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.0))
+for label, name in {"squared error": "dqn", "Huber loss": "dqn_huber"}.items():
+    for axes, curve in zip(panels, ("value_of_start", "greedy_return"), strict=True):
+        stored = results.curves("F2", name, curve)
+        plots.bands(axes, 960 * np.arange(1, stored.shape[1] + 1) / 1000, stored, label)
+panels[0].axhline(100, color=plots.INK, linestyle=":", label="largest possible")
+panels[0].set(ylabel="value of the upright pole", yscale="log")
+panels[1].axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+panels[1].set(ylabel="greedy return", ylim=(0, 510))
+for axes in panels:
+    axes.set_xlabel("environment steps (thousands)")
+    axes.legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# *Left: the learned value of the upright pole, on a logarithmic axis. Right: return of the greedy policy. Mean and 95 %
+# interval over seeds. Squared errors end a little above the largest possible value. With the Huber loss, and nothing
+# else changed, the values run away, and the policy never gets off the ground.*
+#
+# ## Why learn a policy at all?
+#
+# A value method learns numbers and derives behaviour from them. A **policy method** makes the behaviour itself the
+# network's output, $\pi_\theta(a \mid s)$, and raises the expected return $J(\theta)$ by gradient ascent. Three
+# reasons:
+#
+# 1. **Direct.** Values can be complicated where good behaviour is simple.
+# 2. **Continuous actions.** A $\max$ over all torques is a search of its own; a network can output a torque, or the
+#    mean and spread of one.
+# 3. **Smooth.** A greedy choice flips when two values cross, however small the change. Probabilities shift a little
+#    when parameters shift a little.
+
+
+# %%
+def gaussian_policy_means(updates: int, seed: int) -> np.ndarray:
+    """Policy gradient on one continuous action, spread 0.3, reward -(a - 1)²: means [updates + 1]."""
+    rng, means = np.random.default_rng(seed), [-1.0]
+    for _ in range(updates):
+        actions = means[-1] + 0.3 * rng.standard_normal(32)
+        rewards = -((actions - 1) ** 2)
+        scores = (actions - means[-1]) / 0.3**2  # d log π / d mean
+        means.append(means[-1] + 0.05 * np.mean((rewards - rewards.mean()) * scores))
+    return np.array(means)
+
+
+# %% tags=["F3"]
+figure, (values, continuous, smooth) = plt.subplots(1, 3, figsize=(10, 2.9))
+angle, speed = np.meshgrid(np.linspace(-0.2, 0.2, 80), np.linspace(-1.5, 1.5, 80))
+obs = np.stack([0 * angle, 0 * angle, angle, speed], -1).astype(np.float32)
+with torch.no_grad():
+    q = dqn_net(as_input(obs)).numpy()  # [80, 80, A]
+drawn = values.contourf(np.degrees(angle), speed, q.max(-1), levels=12, cmap="Greys", alpha=0.6)
+values.contour(np.degrees(angle), speed, q[..., 1] - q[..., 0], levels=[0], colors=plots.COLOURS[1])
+values.plot([-11.4, 11.4], [0.4, -0.4], color=plots.COLOURS[2], label="balance")
+values.set(xlabel="angle (degrees)", ylabel="angular velocity (rad/s)", title="1 direct")
+figure.colorbar(drawn, ax=values, label="value")
+means, torque = gaussian_policy_means(60, seed=0), np.linspace(-2, 2, 200)
+for update in (0, 5, 20, 60):
+    density = np.exp(-0.5 * ((torque - means[update]) / 0.3) ** 2) / (0.3 * np.sqrt(2 * np.pi))
+    continuous.plot(torque, density, label=f"update {update}")
+continuous.set(
+    xlabel="torque (best: 1)", ylabel="density", title="2 continuous actions", ylim=(0, 2.2)
+)
+continuous.legend(fontsize=7, loc="upper left")
+gap = np.linspace(-2, 2, 201)
+smooth.plot(gap, gap > 0, label="greedy")
+smooth.plot(gap, 1 / (1 + np.exp(-2 * gap)), label="softmax policy")
+smooth.set(xlabel="preference for the action", ylabel="its probability", title="3 smooth")
+smooth.legend(fontsize=7)
+plt.show()
+
+# %% [markdown]
+# *1: grey is the value that the DQN has learned for a cart at rest in the middle of the track, orange where its choice
+# changes. The green straight line is all that the policy `balance` above needs, and it never falls. 2: a Gaussian
+# policy over one continuous action, moved by the policy gradient toward the best torque. 3: the probability of an
+# action as its preference grows, greedy and softmax.*
+#
+# ## The policy gradient
+#
+# The probability of a whole episode $\tau$ is a product of the world's probabilities and the policy's. Its logarithm is
+# a sum, and the world's part does not depend on $\theta$, so the gradient needs no model of the world:
+#
+# $$
+# \nabla_\theta J = \mathbb{E}_\tau \Big[ \sum_{t} w_t \, \nabla_\theta \log \pi_\theta(a_t \mid s_t) \Big] ,
+# \qquad
+# w_t = \begin{cases}
+# \sum_k \gamma^k r_k & \text{whole return} \\
+# G_t = \sum_{k \ge t} \gamma^{k-t} r_k & \text{reward-to-go} \\
+# G_t - V(s_t) & \text{with a baseline}
+# \end{cases}
+# $$
+#
+# (the first is that of [Williams (1992)](../book/bibliography.md#williams1992), REINFORCE). The *whole return* credits
+# every action with everything, rewards that came before it included. *Reward-to-go* leaves out the past, which the
+# action could not change. A *baseline* further subtracts what was to be expected in $s_t$ anyway. For $\gamma = 1$ the
+# three have the same mean, since a term that does not depend on $a_t$ averages to zero:
+#
+# $$
+# \mathbb{E}_{a \sim \pi}\big[ b(s) \, \nabla_\theta \log \pi_\theta(a \mid s) \big]
+# = b(s)\, \nabla_\theta \sum_a \pi_\theta(a \mid s) = b(s)\, \nabla_\theta 1 = 0 .
+# $$
+#
+# (For $\gamma < 1$ reward-to-go would have to be multiplied by $\gamma^t$. Almost all code drops this factor, and so
+# shall we when we train; exercise 3 measures what that does.) What the choice does change is the *variance*.
+#
+# The source explains a baseline with three pupils, who scored 90, 40 and 50. Each compared with the own average of
+# earlier tests, 82, 46 and 49, the spread nearly vanishes:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+scores, averages = np.array([90, 40, 50]), np.array([82, 46, 49])
+print(
+    f"variance of the scores {scores.var():.2f}, above or below average {np.var(scores - averages):.2f}"
+)
+
+
+# %%
+class Episodes(NamedTuple):
+    """E whole episodes, padded to the longest. mask is 1 where a step was played, else 0.
+
+    obs: [E, T, 4], scaled. actions, rewards, mask: [E, T].
+    """
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    mask: torch.Tensor
+
+
+# %%
+def sampler(net: nn.Module, rng: np.random.Generator) -> Policy:
+    """Actions drawn from the softmax of a network's two logits."""
+    device = next(net.parameters()).device
+
+    @torch.no_grad()
+    def policy(obs: np.ndarray) -> np.ndarray:
+        right = torch.softmax(net(as_input(obs, device)), -1)[:, 1].cpu().numpy()
+        return (rng.random(len(obs)) < right).astype(np.int64)
+
+    return policy
+
+
+def play_episodes(
+    net: nn.Module, episodes: int, rng: np.random.Generator, device: str = "cpu"
+) -> Episodes:
+    """One whole episode in each of ``episodes`` environments."""
+    envs, playing, rows = make_vector("CartPole-v1", episodes), np.ones(episodes, bool), []
+    for step in transitions(envs, sampler(net, rng), int(rng.integers(2**31))):
+        rewards = (step.rewards * playing).astype(np.float32)
+        rows.append((step.obs * OBS_SCALE, step.actions, rewards, playing.astype(np.float32)))
+        playing = playing & ~(step.terminated | step.truncated)
+        if not playing.any():
+            break
+    return Episodes(*(torch.from_numpy(np.stack(c, 1)).to(device) for c in zip(*rows, strict=True)))
+
+
+# %%
+def reward_to_go(rewards: torch.Tensor, discount: float) -> torch.Tensor:
+    """The discounted sum of each step's and all later rewards. [E, T] -> [E, T]."""
+    sums, later = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        later = rewards[:, t] + discount * later
+        sums[:, t] = later
+    return sums
+
+
+# %%
+ESTIMATORS = ("whole return", "reward-to-go", "baseline")
+
+
+def step_weights(
+    estimator: str, episodes: Episodes, discount: float, value_net: nn.Module
+) -> torch.Tensor:
+    """The weight of every step's log-probability in the policy gradient: [E, T], 0 after the end."""
+    to_go = reward_to_go(episodes.rewards, discount)
+    if estimator == "whole return":
+        to_go = to_go[:, :1].expand_as(to_go)
+    elif estimator == "baseline":
+        to_go = to_go - value_net(episodes.obs)[..., 0].detach()
+    return to_go * episodes.mask
+
+
+def log_probs(net: nn.Module, episodes: Episodes) -> torch.Tensor:
+    """log π(a_t | s_t) of the actions taken: [E, T]."""
+    all_actions = torch.log_softmax(net(episodes.obs), -1)  # [E, T, A]
+    return all_actions.gather(-1, episodes.actions[..., None])[..., 0]
+
+
+# %% [markdown]
+# The network's outputs are **logits**, and `log_softmax` works on them directly. The source takes a softmax first and
+# its logarithm later, which gives $-\infty$ as soon as a probability is rounded to 0.
+#
+# ### The variance, measured
+#
+# Take one policy, half trained, and hold it fixed. Let it play thousands of episodes, and compute the gradient that
+# *each single episode* would give. The spread of those gradients around their mean, added up over all parameters, is
+# the variance that training has to live with. `vmap` computes all episodes' gradients in one call.
+
+
+# %%
+def episode_gradients(net: nn.Module, episodes: Episodes, weights: torch.Tensor) -> torch.Tensor:
+    """The policy gradient of every single episode. weights: [E, T] -> [E, D]."""
+    params = {name: p.detach() for name, p in net.named_parameters()}
+
+    def objective(params: dict, obs: torch.Tensor, actions: torch.Tensor, weights: torch.Tensor):
+        logits = functional_call(net, params, (obs,))  # [T, A]
+        log_prob = torch.log_softmax(logits, -1).gather(-1, actions[:, None])[:, 0]
+        return (weights * log_prob).sum()
+
+    each = vmap(grad(objective), in_dims=(None, 0, 0, 0), chunk_size=64)
+    found = each(params, episodes.obs, episodes.actions, weights)
+    return torch.cat([g.flatten(1) for g in found.values()], 1)
+
+
+# %%
+def squared_deviations(gradients: torch.Tensor) -> np.ndarray:
+    """Squared distance of each episode's gradient from their mean; averages to the variance. [E, D] -> [E]."""
+    return (gradients - gradients.mean(0)).square().sum(1).double().numpy()
+
+
+def fit_baseline(
+    value_net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    episodes: Episodes,
+    discount: float,
+    updates: int,
+    rng: np.random.Generator,
+) -> None:
+    """Regress V on the reward-to-go of the steps played, 1,024 of them at a time."""
+    played = episodes.mask > 0
+    obs, returns = episodes.obs[played], reward_to_go(episodes.rewards, discount)[played]
+    for _ in range(updates):
+        batch = torch.from_numpy(rng.integers(len(obs), size=1024)).to(obs.device)
+        loss = F.mse_loss(value_net(obs[batch])[:, 0], returns[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+# %% [markdown]
+# Training is the same three estimators around one loop: play sixteen episodes, weigh, step. With a baseline, a value
+# network learns along, always *after* its values have been used, so that it never judges the episodes it was fitted to.
+
+
+# %%
+@dataclass(frozen=True)
+class GradientConfig:
+    """The policy gradient on CartPole; network and discount are the source's."""
+
+    estimator: str = "reward-to-go"
+    updates: int = knob(60, 1, 500, "gradient steps")
+    episodes: int = knob(16, 1, 128, "episodes a gradient step")
+    learning_rate: float = knob(0.01, 1e-4, 0.1, "of Adam at the start; falls to 0", step=1e-3)
+    discount: float = knob(0.98, 0.5, 1.0, "gamma", step=0.005)
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"The estimator is {self.estimator!r}; it has to be one of {', '.join(ESTIMATORS)}."
+            )
+
+
+# %%
+class ActorCritic(NamedTuple):
+    """A policy network and a value network with an optimiser each."""
+
+    policy_net: nn.Module
+    value_net: nn.Module
+    policy_optimiser: torch.optim.Optimizer
+    value_optimiser: torch.optim.Optimizer
+
+
+def make_actor_critic(
+    learning_rate: float, value_rate: float, seed: int, state: dict, device: str = "cpu"
+) -> ActorCritic:
+    """Two 4-100-n networks, as they were where ``state`` has them stored under "parts"."""
+    torch.manual_seed(seed)
+    policy_net, value_net = mlp(4, 100, 2).to(device), mlp(4, 100, 1).to(device)
+    agent = ActorCritic(
+        policy_net, value_net,
+        torch.optim.Adam(policy_net.parameters(), learning_rate), torch.optim.Adam(value_net.parameters(), value_rate),
+    )  # fmt: skip
+    for part, saved in zip(agent, as_tensors(state.get("parts", [])), strict=False):
+        part.load_state_dict(saved)
+    return agent
+
+
+# %%
+def train_policy(
+    config: GradientConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """REINFORCE on CartPole (Williams 1992), a batch of whole episodes at a time.
+
+    state: {"update", "metrics", "parts"}.
+    """
+    state = state or {"update": 0}
+    agent = make_actor_critic(config.learning_rate, 0.01, seed, state, device)
+    while True:
+        if state["update"] < config.updates:
+            rng = np.random.default_rng([seed, state["update"]])
+            remaining = 1 - state["update"] / config.updates
+            agent.policy_optimiser.param_groups[0]["lr"] = config.learning_rate * remaining
+            mean_return = policy_step(agent, config, rng, device)
+            state = {"update": state["update"] + 1, "metrics": {"mean_return": mean_return}}
+        frozen = lambda state=state: {
+            **state,
+            "parts": [copy.deepcopy(p.state_dict()) for p in agent],
+        }
+        yield Progress(state["update"], config.updates, state["metrics"], frozen, "update")
+        if state["update"] >= config.updates:
+            return
+
+
+# %%
+def policy_step(
+    agent: ActorCritic, config: GradientConfig, rng: np.random.Generator, device: str
+) -> float:
+    """Play, weigh, step. Returns the mean return of the episodes played."""
+    episodes = play_episodes(agent.policy_net, config.episodes, rng, device)
+    weights = step_weights(config.estimator, episodes, config.discount, agent.value_net)
+    loss = -(weights * log_probs(agent.policy_net, episodes)).sum(1).mean()
+    agent.policy_optimiser.zero_grad()
+    loss.backward()
+    agent.policy_optimiser.step()
+    if config.estimator == "baseline":
+        fit_baseline(agent.value_net, agent.value_optimiser, episodes, config.discount, 10, rng)
+    return episodes.rewards.sum(1).mean().item()
+
+
+# %%
+policy_config = by_budget(smoke=GradientConfig(updates=3), laptop=GradientConfig())
+policy_run = watch(train_policy(policy_config, seed=1), floor=random_return)
+policy_net = net_of(policy_run.state["parts"][0], 4, 100, 2)
+print(f"played greedily: mean return {score(policy_net, seed=1):.1f} over 100 fresh episodes")
+
+# %% [markdown]
+# *Mean return of the sixteen episodes of each update, actions sampled, live.*
+
+
+# %%
+@dataclass(frozen=True)
+class VarianceConfig:
+    """How the variance of the gradient is measured, on a policy whose mean return is about ``trained_to``."""
+
+    episodes: int = knob(4096, 16, 8192, "episodes measured, and as many to fit the baseline")
+    trained_to: float = knob(100.0, 10.0, 400.0, "stop training at this mean return")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def half_trained(config: VarianceConfig, seed: int) -> nn.Module:
+    """A policy stopped on its way up."""
+    for progress in train_policy(GradientConfig(episodes=64, learning_rate=0.003), seed):
+        if progress.metrics["mean_return"] >= config.trained_to:
+            break
+    return net_of(progress.state()["parts"][0], 4, 100, 2)
+
+
+# %%
+def gradients_of_estimators(
+    config: VarianceConfig, seed: int, discount: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Every episode's gradient under each estimator, for the same episodes: name -> [E, D]."""
+    net = half_trained(config, seed)
+    torch.manual_seed(seed)
+    value_net, rng = mlp(4, 100, 1), np.random.default_rng([seed, 10_000])
+    optimiser = torch.optim.Adam(value_net.parameters(), 0.003)
+    others = play_episodes(net, config.episodes, rng)
+    fit_baseline(value_net, optimiser, others, discount, 1500, rng)
+    episodes = play_episodes(net, config.episodes, rng)
+    weights = {name: step_weights(name, episodes, discount, value_net) for name in ESTIMATORS}
+    return {name: episode_gradients(net, episodes, w) for name, w in weights.items()}
+
+
+# %%
+variance_config = by_budget(smoke=VarianceConfig(32, trained_to=25.0), laptop=VarianceConfig())
+gradients = gradients_of_estimators(variance_config, seed=1)
+spread = {name: squared_deviations(g) for name, g in gradients.items()}
+whole = spread["whole return"].mean()
+figure, axes = plt.subplots(figsize=(7.2, 2.2))
+for row, (name, squares) in enumerate(spread.items()):
+    low, high = (bound.item() / whole for bound in plots.bootstrap(squares[:, None]))
+    mean = squares.mean() / whole
+    axes.barh(row, mean, height=0.6, color=plots.COLOURS[row], alpha=0.75)
+    axes.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=plots.INK, capsize=3)
+    print(
+        f"{name:13s} variance {squares.mean():12,.0f}   relative {mean:.3f} ({low:.3f} to {high:.3f})"
+    )
+axes.set_yticks(range(3), list(spread))
+axes.set_xlabel("variance of the gradient of one episode (whole return = 1)")
+axes.invert_yaxis()
+axes.grid(axis="y", visible=False)
+plt.show()
+
+# %% [markdown]
+# *Variance of a single episode's gradient for one fixed policy, relative to the whole return's; lines are 95 %
+# intervals over episodes. Leaving out the past removes about four fifths of the variance. The baseline removes a third
+# of what is left, and no more, because even a well-fitted value explains only part of how long an episode will last.*
+#
+# Do all three aim at the same gradient? Then the difference of two estimators averages to zero, up to chance. What
+# chance can do is found by giving each episode's difference a random sign: if the means agree, the mean difference
+# should not stand out among those.
+
+
+# %%
+def chance_of(first: torch.Tensor, second: torch.Tensor, repeats: int = 2000) -> float:
+    """How often random signs give a longer mean difference than the one found. [E, D] twice -> [0, 1]."""
+    difference = first - second
+    coins = torch.Generator().manual_seed(0)
+    signs = 2.0 * torch.randint(2, (repeats, len(difference)), generator=coins) - 1
+    by_chance = (signs @ difference).norm(dim=1)  # [repeats]
+    return (by_chance >= difference.sum(0).norm()).float().mean().item()
+
+
+for name in ESTIMATORS[1:]:
+    chance = chance_of(gradients["whole return"], gradients[name])
+    print(f"whole return against {name}: chance alone differs by more in {chance:.0%} of cases")
+
+# %% [markdown]
+# ### What it does to learning
+#
+# The source says that reward-to-go converges faster. Five seeds of each, from stored runs, with nothing changed but the
+# weights:
+
+# %%
+figure, axes = plt.subplots()
+for name in ESTIMATORS:
+    stored = results.curves("F3", "policy_gradient", name)
+    plots.bands(axes, 16 * np.arange(1, stored.shape[1] + 1), stored, name)
+axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+axes.set(xlabel="episodes played", ylabel="mean return of the last 16", ylim=(0, 510))
+axes.legend(loc="center right")
+plt.show()
+
+# %% [markdown]
+# *Mean return of the episodes played, actions sampled, mean and 95 % interval over seeds. The order is that of the
+# variances. With the whole return no seed averages 400 over any five updates. Reward-to-go converges faster, as the
+# source says, though not with every seed; with a baseline all five are there after some three hundred episodes.*
+#
+# ## Actor–critic: a TD error as the advantage
+#
+# REINFORCE waits for the end of an episode to learn what an action was worth. A value network can be asked at once. The
+# **TD error**
+#
+# $$
+# \delta_t = r_t + \gamma\, \mathbb{1}[s_{t+1} \text{ not terminal}]\, V_\omega(s_{t+1}) - V_\omega(s_t)
+# $$
+#
+# says how much better a single step turned out than expected. It is an estimate of the action's **advantage**, and
+# drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target held fixed, and the *actor*
+# ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both learn after every step;
+# thirty-two carts run side by side, so that a step is a small batch.
+
+
+# %%
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """One-step actor–critic on CartPole."""
+
+    steps: int = knob(300_000, 3200, 1_000_000, "environment steps", step=3200)
+    actor_rate: float = knob(0.001, 1e-5, 0.01, "of the policy's Adam; falls to 0", step=1e-4)
+    critic_rate: float = knob(0.005, 1e-5, 0.05, "of the values' Adam; falls to 0", step=1e-4)
+    discount: float = knob(0.99, 0.5, 0.999, "gamma", step=0.001)
+    num_envs: int = 32
+    hold_target: bool = True
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def td_errors(value_net: nn.Module, batch: Experience, hold_target: bool = True) -> torch.Tensor:
+    """δ of a batch of tensors; no gradient flows through its target: [B]."""
+    target = batch.rewards + batch.discounts * value_net(batch.next_obs)[:, 0]
+    return (target.detach() if hold_target else target) - value_net(batch.obs)[:, 0]
+
+
+def actor_critic_loss(
+    agent: ActorCritic, batch: Experience, hold_target: bool = True
+) -> torch.Tensor:
+    """The critic's squared TD error plus the actor's loss."""
+    errors = td_errors(agent.value_net, batch, hold_target)  # [B]
+    advantages = errors.detach() if hold_target else errors
+    logits = agent.policy_net(batch.obs)  # [B, A]
+    log_prob = torch.log_softmax(logits, -1).gather(1, batch.actions[:, None])[:, 0]
+    return errors.square().mean() - (advantages * log_prob).mean()
+
+
+# %%
+def train_actor_critic(
+    config: ActorCriticConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """One-step actor–critic (Barto et al. 1983; Sutton and Barto 2018, section 13.5), in a batch.
+
+    state: {"env_steps", "recent" returns, "metrics", "parts"}.
+    """
+    state = {"env_steps": 0, "recent": []} if state is None else {**state}
+    agent = make_actor_critic(config.actor_rate, config.critic_rate, seed, state, device)
+    rng = np.random.default_rng([seed, state["env_steps"]])
+    envs, n_step = make_vector("CartPole-v1", config.num_envs), NStep(1, config.discount)
+    stream = transitions(envs, sampler(agent.policy_net, rng), int(rng.integers(2**31)))
+    recent, playing = deque(state["recent"], maxlen=32), np.zeros(config.num_envs)
+    while True:
+        for step in islice(stream, 100 if state["env_steps"] < config.steps else 0):
+            state["env_steps"] += config.num_envs
+            actor_critic_step(agent, as_batch(n_step(step), device), config, state["env_steps"])
+            playing += step.rewards
+            ended = step.terminated | step.truncated
+            recent.extend(playing[ended].tolist())
+            playing[ended] = 0
+            state["recent"], state["metrics"] = (
+                list(recent),
+                {"mean_return": np.mean(recent or [0])},
+            )
+        frozen = lambda: {**state, "parts": [copy.deepcopy(part.state_dict()) for part in agent]}
+        yield Progress(
+            state["env_steps"], config.steps, state["metrics"], frozen, "environment steps"
+        )
+        if state["env_steps"] >= config.steps:
+            return
+
+
+# %%
+def actor_critic_step(
+    agent: ActorCritic, batch: Experience, config: ActorCriticConfig, env_steps: int
+) -> None:
+    """One gradient step of both networks."""
+    remaining = max(0.0, 1 - env_steps / config.steps)
+    agent.policy_optimiser.param_groups[0]["lr"] = config.actor_rate * remaining
+    agent.value_optimiser.param_groups[0]["lr"] = config.critic_rate * remaining
+    agent.policy_optimiser.zero_grad()
+    agent.value_optimiser.zero_grad()
+    actor_critic_loss(agent, batch, config.hold_target).backward()
+    agent.policy_optimiser.step()
+    agent.value_optimiser.step()
+
+
+# %% tags=["F4"]
+ac_config = by_budget(smoke=ActorCriticConfig(steps=6400), laptop=ActorCriticConfig())
+ac_run = watch(train_actor_critic(ac_config, seed=1), floor=random_return)
+ac_net = net_of(ac_run.state["parts"][0], 4, 100, 2)
+print(f"played greedily: mean return {score(ac_net, seed=1):.1f} over 100 fresh episodes")
+print(f"trained in {ac_run.seconds:.0f} s")
+
+# %% [markdown]
+# *Mean return of the last 32 finished episodes, actions sampled, live. Early on the curve can fall back to nearly
+# nothing: the critic still misjudges, and the actor believes it.*
+
+# %%
+stored = results.curves("F4", "actor_critic", "mean_return")
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+reports = 3.2 * np.arange(1, stored.shape[1] + 1)
+plots.bands(axes, reports, stored, "actor–critic")
+axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+axes.set(xlabel="environment steps (thousands)", ylabel="mean return of the last 32", ylim=(0, 510))
+axes.legend(loc="lower right")
+ac_preview = plots.to_png(figure)
+plt.show()
+returns = [run["metrics"]["return"] for run in results.runs("F4", "actor_critic")]
+print(f"greedy policies at the end: return {np.round(returns, 1)}")
+
+# %% [markdown]
+# *Mean return, mean and 95 % interval over seeds. All five end solved. Counted in steps this takes longer than DQN,
+# which uses every step many times; an actor–critic's experience is used once and thrown away.*
+#
+# Its dials. The critic has to be faster than the actor: while its values are still near zero, every step looks like a
+# success, and the actor commits itself to whatever it happens to do. Try equal rates.
+
+# %%
+ac_panel = panel(train_actor_critic, ac_config, floor=random_return, preview=ac_preview)
+
+# %% [markdown]
+# ### Spot the bug: a target that gives way
+#
+# ```python
+# target = reward + (1 - done) * discount * value_net(next_state)     # no detach
+# value_loss = mse(target, value_net(state))
+# ```
+#
+# The source forgets to hold its target fixed. The gradient then also moves $V(s')$ toward $V(s)$: what is known to
+# happen gets corrected by what was expected. Where nothing is random, both kinds of learning can reach the same values,
+# and the error hides. Three states show it: from A, a coin decides between B, which pays 1, and C, which pays 0.
+
+
+# %%
+def split_values(hold_target: bool, updates: int = 400, rate: float = 0.2) -> np.ndarray:
+    """Values of A, B and C learned by gradient descent on the exact expected loss: [updates, 3]."""
+    values, history = torch.zeros(3, requires_grad=True), []
+    for _ in range(updates):
+        targets = torch.stack([values[1], values[2], torch.tensor(1.0), torch.tensor(0.0)])
+        targets = targets.detach() if hold_target else targets
+        errors = targets - values[[0, 0, 1, 2]]
+        (slope,) = torch.autograd.grad((errors**2).mean(), values)
+        values = (values - rate * slope).detach().requires_grad_()
+        history.append(values.detach().numpy())
+    return np.array(history)
+
+
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 2.7), sharey=True)
+for axes, hold in zip(panels, (True, False), strict=True):
+    for name, curve in zip("ABC", split_values(hold).T, strict=True):
+        axes.plot(curve, label=f"V({name})")
+    for truth in (0.0, 0.5, 1.0):
+        axes.axhline(truth, color=plots.INK, linestyle=":", linewidth=1)
+    axes.set(title="target held fixed" if hold else "gradient through the target", xlabel="update")
+panels[0].set_ylabel("value")
+panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# *Values of A, B and C while learning; dotted lines are the true values 0, ½ and 1. Held fixed, the target gives all
+# three. Let go, it pulls B down toward A and C up toward A: learning settles at ¾ and ¼, and two outcomes that are
+# certain are both valued wrongly.*
+#
+# And on CartPole, whose dynamics are *not* random?
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 2.8))
+for label, name in {
+    "target held fixed": "actor_critic",
+    "gradient through it": "actor_critic_flowing",
+}.items():
+    plots.bands(axes, reports, results.curves("F4", name, "mean_return")[:, : len(reports)], label)
+axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
+axes.set(xlabel="environment steps (thousands)", ylabel="mean return of the last 32", ylim=(0, 510))
+axes.legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# *Mean return, mean and 95 % interval over seeds. Here the faulty version learns sooner, and both end solved.* A score
+# alone would have praised the fault. It takes a world with a coin in it, and known values, to see it: that is why this
+# book tests its targets against hand-made cases and not only against returns.
+#
+# ## The map
+#
+# Everything in this book has a place on one map. Does the agent use a **model** of the world, given or learned? Does it
+# learn **values**, a **policy**, or both? And may it learn from any experience (**off-policy**), or only from what its
+# present policy does (**on-policy**)?
+
+# %% tags=["F5"]
+PLACES = [
+    # column, row, name, chapters, kind
+    (0, 4, "Q-learning, DQN", "here", "off"),
+    (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
+    (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
+    (0, 1, "mean-field Q", "chapter 4", "off"),
+    (0, 0, "attention, hindsight", "chapters 5, 7", "off"),
+    (1, 4, "actor–critic", "here", "on"),
+    (1, 3, "A2C, A3C", "chapter 6", "on"),
+    (1, 2, "PPO", "chapter 6", "on"),
+    (1, 1, "ACER, DDPG", "chapter 6", "off"),
+    (2, 4, "REINFORCE", "here", "on"),
+    (2, 3, "genetic algorithm,\nevolution strategy", "chapter 1", "on"),
+    (2, 2, "MAML, Meta-SGD, RL²", "chapter 7", "on"),
+    (3, 4, "value iteration", "here", "none"),
+    (3, 3, "imagination (I2A)", "chapter 7", "on"),
+    (3, 2, "tree search, planning", "chapter 8", "none"),
+]
+KINDS = {"off": "off-policy", "on": "on-policy", "none": "plans without experience"}
+figure, axes = plt.subplots(figsize=(9.5, 4.6))
+for column, row, name, where, kind in PLACES:
+    colour = plots.COLOURS[list(KINDS).index(kind)]
+    shape = {"boxstyle": "round,pad=0.02", "facecolor": colour, "edgecolor": colour, "alpha": 0.2}
+    axes.add_patch(FancyBboxPatch((column - 0.44, row - 0.3), 0.88, 0.6, **shape))
+    axes.annotate(f"{name}\n({where})", (column, row), ha="center", va="center", fontsize=8)
+for column, title in enumerate(("values", "values and a policy", "a policy", "a model")):
+    axes.annotate(title, (column, 4.6), ha="center", weight="bold")
+for middle, title in {1: "model-free", 3: "model-based"}.items():
+    axes.annotate(title, (middle, 5.1), ha="center", fontsize=11)
+axes.plot([2.5, 2.5], [-0.4, 5.3], color=plots.INK, linestyle=":")
+for colour, label in zip(plots.COLOURS, KINDS.values(), strict=False):
+    axes.plot([], [], "s", color=colour, alpha=0.5, label=label)
+axes.legend(loc="lower right", fontsize=8)
+axes.set(xlim=(-0.5, 3.5), ylim=(-0.4, 5.4))
+axes.axis("off")
+plt.show()
+
+# %% [markdown]
+# *What learns what. Columns: what the method represents; the colour of a box: whether it may learn from any experience
+# or only from its own present policy. This chapter has visited the top of each column.*
+#
+# The chapters: foundations (this one), [evolution](ch01_evolution.ipynb),
+# [distributional DQN](ch02_distributional_dqn.ipynb); in preparation are curiosity (chapter 3), many agents (chapter
+# 4), attention (chapter 5), policy optimisation (chapter 6), meta-learning and imagination (chapter 7) and a review
+# with a look ahead (chapter 8).
+#
+# ## Exercises
+#
+# Each has a solution that runs, folded away.
+#
+# **1. How still should the target stand?** Train short DQN runs with a copy after every 1, 10, 100 and 1,000 updates,
+# and plot the value of the upright pole. What does the slowest one show?
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+short_run = by_budget(smoke=DQNConfig(steps=1920), laptop=DQNConfig(steps=15_360))
+figure, axes = plt.subplots(figsize=(7.2, 2.6))
+for sync_every in (1, 10, 100, 1000):
+    run = train_dqn(replace(short_run, sync_every=sync_every), seed=0)
+    curve = [(progress.step, progress.metrics["value_of_start"]) for progress in run]
+    axes.plot(*np.transpose(curve), label=f"a copy every {sync_every}")
+axes.set(xlabel="environment steps", ylabel="value of the upright pole")
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# **2. The simplest baseline.** Subtract one number, the mean reward-to-go of all steps, instead of $V(s_t)$. How much
+# of the variance goes?
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+net = half_trained(variance_config, seed=1)
+episodes = play_episodes(net, variance_config.episodes, np.random.default_rng(2))
+to_go = step_weights("reward-to-go", episodes, 1.0, None)
+mean_to_go = to_go.sum() / episodes.mask.sum()
+for label, weights in {
+    "reward-to-go": to_go,
+    "minus its mean": (to_go - mean_to_go) * episodes.mask,
+}.items():
+    variance = squared_deviations(episode_gradients(net, episodes, weights)).mean()
+    print(f"{label:15s} variance {variance:12,.0f}")
+
+# %% [markdown]
+# **3. The factor that everybody drops.** With $\gamma = 0.9$, compare the mean gradient of the whole return with those
+# of $\gamma^t G_t$ and of $G_t$. Which one agrees? Use `chance_of`.
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+whole, to_go = (step_weights(name, episodes, 0.9, None) for name in ESTIMATORS[:2])
+factor = 0.9 ** torch.arange(to_go.shape[1])  # [T]
+reference = episode_gradients(net, episodes, whole)
+for label, weights in {"γ^t G_t": factor * to_go, "G_t": to_go}.items():
+    found = episode_gradients(net, episodes, weights)
+    lengths = f"lengths {reference.mean(0).norm():.1f} and {found.mean(0).norm():.1f}"
+    print(f"whole return against {label:8s} chance {chance_of(reference, found):4.0%}, {lengths}")
+
+# %% [markdown]
+# **4. Several steps at once.** `NStep(n, γ)` sums $n$ rewards before it bootstraps. Learn the values of the balancing
+# policy from zero, with few updates, for $n$ = 1, 3 and 10. Why does a larger $n$ arrive sooner?
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+for n in (1, 3, 10):
+    n_step = NStep(n, 0.98)
+    stream = islice(transitions(make_vector("CartPole-v1", 64), balance, seed=0), 300)
+    parts = [n_step(step) for step in stream]
+    experience = Experience(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    values = fit_values(experience, by_budget(smoke=50, laptop=500))
+    print(
+        f"n = {n:2d}: value after few updates {values(experience.obs[:1000]).mean():5.1f}, truth 50"
+    )
+
+# %% [markdown]
+# ## Summary
+#
+# - A value says what to expect; Bellman's equation ties it to the next one; Q-learning turns the equation into a loss
+#   whose target is held fixed. What the agent does not try, the network makes up.
+# - A DQN adds replay and a target network. Measure what they buy where you use them: it depends on the loss, on how
+#   many environments step side by side, and on the task.
+# - Bootstrap on truncation, stop only on termination, and keep the reset step out of the replay.
+# - The policy gradient needs no model and no value. Its estimators agree on average and differ in variance; those of
+#   lower variance learned faster.
+# - Actor–critic replaces the rest of the episode by a value: a TD error for an advantage, at every step.
+#
+# Further reading: [Sutton and Barto (2018)](../book/bibliography.md#sutton2018) for all of it,
+# [Mnih et al. (2015)](../book/bibliography.md#mnih2015) for DQN at scale,
+# [Williams (1992)](../book/bibliography.md#williams1992) for REINFORCE,
+# [Greensmith et al. (2004)](../book/bibliography.md#greensmith2004) for the variance of policy gradients.
+#
+# ## How the numbers were measured
+#
+# `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
+# time, cores and versions. The tables and bands of this chapter are drawn from those files.
+
+
+# %%
+def measure_grid(config: GridConfig, seed: int) -> Measured:
+    """Episodes until the greedy path is the shortest, 50 times running, and the error of its values."""
+    curves = {"loss": [], "greedy_steps": []}
+    for progress in learn_grid(config, seed):
+        for name, values in curves.items():
+            values.append(progress.metrics[name])
+    shortest = np.array(curves["greedy_steps"]) == 5
+    running = np.flatnonzero(np.convolve(shortest, np.ones(50), "valid") == 50)
+    q = grid_values(net_of(progress.state()["net"], 12, 100, 4))
+    errors = np.abs(q - exact_q(config.discount))
+    path = greedy_cells(q)[:-1]
+    found = {"episodes_to_converge": running[0] + 1 if len(running) else config.episodes}
+    found["q_error"] = errors[path, q[path].argmax(1)].max()
+    found["q_error_anywhere"] = errors[list(OPEN)].max()
+    return Measured(found, curves=curves)
+
+
+def measure_exploration(config: GridConfig, seed: int) -> Measured:
+    curves = {}
+    for epsilon in EPSILONS:
+        *_, progress = learn_grid(replace(config, epsilon=epsilon), seed)
+        curves[f"epsilon={epsilon}"] = grid_values(
+            net_of(progress.state()["net"], 12, 100, 4)
+        ).ravel()
+    return Measured({}, curves=curves)
+
+
+# %%
+def measure_dqn(config: DQNConfig, seed: int) -> Measured:
+    began, curves = time.perf_counter(), {"greedy_return": [], "value_of_start": []}
+    for progress in train_dqn(config, seed):
+        for name, values in curves.items():
+            values.append(progress.metrics[name])
+    seconds, weights = time.perf_counter() - began, progress.state()["dqn"][0]
+    found = {"return": score(net_of(weights, 4, 128, 128, 2), seed), "training_seconds": seconds}
+    return Measured(found, {"return": random_return_of(100, seed)}, curves, {"net": weights})
+
+
+def measure_policy_gradient(config: GradientConfig, seed: int) -> Measured:
+    """The three estimators, and the episodes each needs until five updates average 400 (or all)."""
+    curves, found = {}, {}
+    for name in ESTIMATORS:
+        run = train_policy(replace(config, estimator=name), seed)
+        curves[name] = [progress.metrics["mean_return"] for progress in run]
+        five = np.convolve(curves[name], np.ones(5) / 5, "valid")  # means of five updates
+        reached = np.flatnonzero(five >= 400)
+        updates = reached[0] + 5 if len(reached) else config.updates
+        key = name.replace("-", "_").replace(" ", "_")
+        found[f"episodes_to_400_{key}"] = config.episodes * updates
+    return Measured(found, curves=curves)
+
+
+# %%
+def measure_variance(config: VarianceConfig, seed: int) -> Measured:
+    gradients = gradients_of_estimators(config, seed)
+    variance = {name: squared_deviations(g).mean() for name, g in gradients.items()}
+    whole = variance["whole return"]
+    found = {
+        "variance_ratio_reward_to_go": variance["reward-to-go"] / whole,
+        "variance_ratio_baseline": variance["baseline"] / whole,
+    }
+    return Measured(found, dict.fromkeys(found, 1.0))
+
+
+def measure_actor_critic(config: ActorCriticConfig, seed: int) -> Measured:
+    began, curve = time.perf_counter(), []
+    for progress in train_actor_critic(config, seed):
+        curve.append(progress.metrics["mean_return"])
+    seconds, weights = time.perf_counter() - began, progress.state()["parts"][0]
+    found = {"return": score(net_of(weights, 4, 100, 2), seed), "training_seconds": seconds}
+    floor = {"return": random_return_of(100, seed)}
+    return Measured(found, floor, {"mean_return": curve}, {"net": weights})
+
+
+# %%
+FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+HEADLINE = "CartPole-v1: DQN returns {F2.return} after {F2.training_seconds} s"
+MEASUREMENTS = [
+    Measurement("F1", "grid", measure_grid, GridConfig(), FIVE, (
+        Metric("episodes_to_converge", "episodes", "median", "converges in 1,000 episodes"),
+        Metric("q_error", "value", "mean"),
+        Metric("q_error_anywhere", "value", "mean"))),
+    Measurement("F1", "exploration", measure_exploration, GridConfig(), THREE),
+    Measurement("F2", "dqn", measure_dqn, DQNConfig(), FIVE, (
+        Metric("return", "return", "mean", "300 episodes, target sync every 20"),
+        Metric("training_seconds", "s", "median"))),
+    Measurement("F2", "dqn_no_target", measure_dqn, DQNConfig(sync_every=1), FIVE),
+    Measurement("F2", "dqn_short_replay", measure_dqn, DQNConfig(capacity=128), FIVE),
+    Measurement("F2", "dqn_no_replay", measure_dqn, DQNConfig(capacity=16), FIVE),
+    Measurement("F2", "dqn_neither", measure_dqn, DQNConfig(capacity=16, sync_every=1), FIVE),
+    Measurement("F2", "dqn_huber", measure_dqn, DQNConfig(huber=True), FIVE),
+]  # fmt: skip
+
+# %%
+MEASUREMENTS += [
+    Measurement("F3", "policy_gradient", measure_policy_gradient, GradientConfig(), FIVE, (
+        Metric("episodes_to_400_whole_return", "episodes", "median"),
+        Metric("episodes_to_400_reward_to_go", "episodes", "median", "reward-to-go converges faster"),
+        Metric("episodes_to_400_baseline", "episodes", "median"))),
+    Measurement("F3", "variance", measure_variance, VarianceConfig(), FIVE, (
+        Metric("variance_ratio_reward_to_go", "of the whole return's", "mean"),
+        Metric("variance_ratio_baseline", "of the whole return's", "mean"))),
+    Measurement("F4", "actor_critic", measure_actor_critic, ActorCriticConfig(), FIVE, (
+        Metric("return", "return", "mean", "CartPole"),
+        Metric("training_seconds", "s", "median"))),
+    Measurement("F4", "actor_critic_flowing", measure_actor_critic,
+                ActorCriticConfig(hold_target=False), FIVE),
+]  # fmt: skip
+SHOWN = ("F5",)  # rows whose result is their figure
