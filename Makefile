@@ -1,7 +1,7 @@
 # make lab · test · book · notebooks · results · bench
 # Each first creates .venv from requirements.lock, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
 
-FIRST := chapters/ch01_evolution.ipynb
+FIRST := chapters/ch00_foundations.ipynb
 VENV := .venv/bin/python
 READY := .venv/.ready
 TABLE := $(VENV) results/readme_table.py

@@ -1568,10 +1568,9 @@ plt.show()
 # *What learns what. Columns: what the method represents; the colour of a box: whether it may learn from any experience
 # or only from its own present policy. This chapter has visited the top of each column.*
 #
-# The chapters: foundations (this one), [evolution](ch01_evolution.ipynb),
-# [distributional DQN](ch02_distributional_dqn.ipynb); in preparation are curiosity (chapter 3), many agents (chapter
-# 4), attention (chapter 5), policy optimisation (chapter 6), meta-learning and imagination (chapter 7) and a review
-# with a look ahead (chapter 8).
+# The chapters: foundations (this one) and [evolution](ch01_evolution.ipynb); in preparation are distributional DQN
+# (chapter 2), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5), policy optimisation (chapter 6),
+# meta-learning and imagination (chapter 7) and a review with a look ahead (chapter 8).
 #
 # ## Exercises
 #

@@ -14,6 +14,11 @@ ROOT = Path(__file__).parents[1]
 LOCAL = ("file:", "data:", "blob:", "about:")
 VIEWS = 'script[type="application/vnd.jupyter.widget-view+json"]'
 STACK = ".widget-box:not(.widget-hbox, .widget-vbox):has(> .widget-image)"  # it holds the one picture that is shown
+# At least so much of each kind is on a chapter's page.
+EXPECTED = {
+    "ch00_foundations": {"equations": 3, "widgets": 4, "sliders": 1, "videos": 1},
+    "ch01_evolution": {"equations": 3, "widgets": 5, "sliders": 3, "videos": 2},
+}
 SHOWN = "stack => [...stack.querySelectorAll('img')].filter(i => i.checkVisibility()).map(i => i.src).join()"
 
 
@@ -65,13 +70,14 @@ class Visit:
         return self.page.locator(selector).count()
 
 
-@pytest.fixture(scope="module")
-def chapter(book, browser):
-    path = book / "chapters" / "ch01_evolution.html"
-    assert path.exists(), (
-        "Chapter 1 is not in the book: execute its notebook with `make notebooks`."
-    )
-    visit = Visit(browser, path)
+def test_every_chapter_is_looked_at():
+    assert sorted(EXPECTED) == [path.stem for path in sorted((ROOT / "chapters").glob("*.ipynb"))]
+
+
+@pytest.fixture(scope="module", params=EXPECTED)
+def chapter(request, book, browser):
+    visit = Visit(browser, book / "chapters" / f"{request.param}.html")
+    visit.name, visit.expected = request.param, EXPECTED[request.param]
     yield visit
     visit.page.close()
 
@@ -106,7 +112,7 @@ def test_every_page_is_whole_and_needs_no_network(book, browser):
 
 
 def test_pages_are_wide_enough_for_a_phone(book, browser):
-    for name in ("index.html", "chapters/ch01_evolution.html"):
+    for name in ("index.html", *(f"chapters/{name}.html" for name in EXPECTED)):
         visit = Visit(browser, book / name)
         visit.page.set_viewport_size({"width": 390, "height": 800})
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, (
@@ -116,16 +122,16 @@ def test_pages_are_wide_enough_for_a_phone(book, browser):
 
 
 def test_equations_are_set(chapter):
-    assert chapter.count(".math mjx-container svg") >= 3
+    assert chapter.count(".math mjx-container svg") >= chapter.expected["equations"]
 
 
 def test_each_widget_is_shown_instead_of_its_png(chapter):
-    notebook = json.loads((ROOT / "chapters" / "ch01_evolution.ipynb").read_text())
+    notebook = json.loads((ROOT / "chapters" / f"{chapter.name}.ipynb").read_text())
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     stored = sum(
         "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs
     )
-    assert stored >= 5, "three sliders, a scrubber and a panel are expected"
+    assert stored >= chapter.expected["widgets"], "sliders, a scrubber and a panel are expected"
     assert (
         chapter.count(VIEWS)
         == chapter.count(f".widget-subarea:has(.jupyter-widgets) + {VIEWS}")
@@ -158,7 +164,7 @@ def _moves(chapter, group, act):
 
 def test_precomputed_sliders_move(chapter):
     groups = _groups(chapter, with_play=False)
-    assert len(groups) >= 3
+    assert len(groups) >= chapter.expected["sliders"]
     for group in groups:
         handle, readout = (
             group.locator(".noUi-handle").first,
@@ -194,7 +200,7 @@ def test_scrubber_steps_and_plays(chapter):
 
 def test_videos_play(chapter):
     videos = chapter.page.locator("video").all()
-    assert len(videos) >= 2
+    assert len(videos) >= chapter.expected["videos"]
     for video in videos:
         handle = video.element_handle()
         video.scroll_into_view_if_needed()
@@ -213,8 +219,9 @@ def test_what_needs_a_kernel_is_hidden(chapter):
     assert all(note.is_visible() for note in chapter.page.locator(".rlbook-book-only").all())
 
 
-def test_dark_pages_leave_figures_as_they_are(book, browser):
-    visit = Visit(browser, book / "chapters" / "ch01_evolution.html", theme="dark")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_dark_pages_leave_figures_as_they_are(book, browser, name):
+    visit = Visit(browser, book / "chapters" / f"{name}.html", theme="dark")
     assert visit.page.evaluate("document.documentElement.dataset.theme") == "dark"
     styles = visit.page.evaluate(
         """[...document.querySelectorAll('.cell_output :is(img, video, .jupyter-widgets), .text_html')].map(e => {
