@@ -660,7 +660,7 @@ reports = 960 * np.arange(1, stored.shape[1] + 1)
 plots.bands(axes, reports, stored, "default settings")
 axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
 axes.set(xlabel="environment steps", ylabel="greedy return", ylim=(0, 520))
-axes.legend(loc="upper left")
+axes.legend(loc="lower right")
 preview = plots.to_png(figure)
 plt.close(figure)
 dqn_panel = panel(train_dqn, dqn_config, floor=random_return, preview=preview)
@@ -1319,7 +1319,7 @@ for name in ESTIMATORS:
     plots.bands(axes, 16 * np.arange(1, stored.shape[1] + 1), stored, name)
 axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
 axes.set(xlabel="episodes played", ylabel="mean return of the last 16", ylim=(0, 510))
-axes.legend(loc="center right")
+axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -1493,7 +1493,7 @@ for axes, hold in zip(panels, (True, False), strict=True):
         axes.axhline(truth, color=plots.INK, linestyle=":", linewidth=1)
     axes.set(title="target held fixed" if hold else "gradient through the target", xlabel="update")
 panels[0].set_ylabel("value")
-panels[0].legend()
+panels[1].legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
@@ -1587,7 +1587,7 @@ for sync_every in (1, 10, 100, 1000):
     curve = [(progress.step, progress.metrics["value_of_start"]) for progress in run]
     axes.plot(*np.transpose(curve), label=f"a copy every {sync_every}")
 axes.set(xlabel="environment steps", ylabel="value of the upright pole")
-axes.legend()
+axes.legend(loc="center right")
 plt.show()
 
 # %% [markdown]

@@ -1660,6 +1660,8 @@ class AgentConfig:
     sync_every: int = knob(200, 1, 2000, "updates between two copies to the target network")
     steps: int = knob(501_760, 1024, 2_000_000, "decisions in all environments together", step=1024)
     num_envs: int = 16
+    batch: int = 128  # rows of an update
+    updates: int = 2  # per decision of all environments
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -1677,8 +1679,6 @@ CHOICES = {
     "sees": tuple(SEES),
     "replay": ("prioritised", "uniform", "copies"),
 }
-BATCH = 128  # rows of an update
-UPDATES = 2  # per decision of all environments
 CAPACITY, WARM_UP = 200_000, 4096  # rows in the replay, and before the first update
 EXPONENT, FIRST_IS_EXPONENT = 0.6, 0.4  # of prioritised replay, as in Schaul et al. 2016
 RANGES = {"categorical": (-0.5, 1.5), "smear": (V_MIN, V_MAX)}  # of the atoms
@@ -1817,13 +1817,13 @@ class Learner:
         """One step of gradient descent; ``done`` is the finished share of the training. Returns the mean loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * (1 - 0.9 * done)
-        weights = torch.ones(BATCH)
+        weights = torch.ones(self.config.batch)
         if self.config.replay == "prioritised":
             is_exponent = FIRST_IS_EXPONENT + (1 - FIRST_IS_EXPONENT) * done
-            places, weights = self.replay.draw(BATCH, is_exponent, self.rng)
+            places, weights = self.replay.draw(self.config.batch, is_exponent, self.rng)
             rows, weights = self.replay.rows(places), torch.from_numpy(weights)
         else:
-            rows = self.replay.sample(BATCH, self.rng)
+            rows = self.replay.sample(self.config.batch, self.rng)
         rows = Experience(*(torch.from_numpy(column).to(self.device) for column in rows))
         for network in (self.network, self.target_network):
             draw_noise(network, self.rng)
@@ -1870,7 +1870,7 @@ def train(
                 explorer.network.load_state_dict(learner.network.state_dict())
                 coming = emulators.submit(next, stream)
                 if len(learner.replay) >= WARM_UP:
-                    losses += [learner.update(steps / config.steps) for _ in range(UPDATES)]
+                    losses += [learner.update(steps / config.steps) for _ in range(config.updates)]
                 step = coming.result()
                 scores.append(step.rewards.mean().item())
                 learner.remember(n_step(reward_for_learning(step, config)))

@@ -85,7 +85,7 @@ def live_curve(
     axes.plot(run.steps, run[metric], marker="." if len(run.steps) < 60 else "")
     if floor is not None:
         axes.axhline(floor, color=INK, linestyle=":", label=floor_label)
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
     axes.set(xlim=(0, max(run.total, 1)), xlabel=run.unit, ylabel=metric.replace("_", " "))
     return figure
 
