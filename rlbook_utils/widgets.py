@@ -48,7 +48,7 @@ def image_slider(images: Mapping[str, bytes], label: str, *, start: int = 0) -> 
         [
             slider,
             stack,
-            widgets.HTML(_BOOK_NOTE.format("Pre-computed: every position was trained beforehand.")),
+            widgets.HTML(_BOOK_NOTE.format("Pre-computed: every position was made beforehand.")),
         ]
     )
 
