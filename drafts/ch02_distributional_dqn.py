@@ -1487,8 +1487,9 @@ print(f"{len(moving)} bytes move, {128 - len(moving)} stand still")
 
 # %% [markdown]
 # *Left: every byte over 220 decisions of holding UP, bright is large. Right: four of them. Byte 14 climbs: the
-# chicken's height, which falls back to the bottom at each crossing. Byte 106 counts down while the chicken is stunned.
-# Bytes 108 to 117 are the cars' places, one lane each; they run around from 159 to 0 or the other way.*
+# chicken's height, which falls back to the bottom at each crossing. Byte 106 counts down while the chicken is stunned,
+# or pauses after a crossing. Bytes 108 to 117 are the cars' places, one lane each; they run around from 159 to 0 or the
+# other way.*
 #
 # ### What the network sees
 #
@@ -1639,6 +1640,17 @@ class ValueNet(nn.Module):
 
 
 # %%
+CHOICES = {
+    "returns": ("categorical", "quantile", "mean", "smear"),
+    "sees": tuple(SEES),
+    "replay": ("prioritised", "uniform", "copies"),
+}
+CAPACITY, WARM_UP = 200_000, 4096  # rows in the replay, and before the first update
+EXPONENT, FIRST_IS_EXPONENT = 0.6, 0.4  # of prioritised replay, as in Schaul et al. 2016
+RANGES = {"categorical": (-0.5, 1.5), "smear": (V_MIN, V_MAX)}  # of the atoms
+
+
+# %%
 @dataclass(frozen=True)
 class AgentConfig:
     """An agent for Freeway; the defaults are the chapter's."""
@@ -1672,16 +1684,6 @@ class AgentConfig:
                 )
         if self.returns == "smear" and self.n_step > 1:
             raise ValueError(f"AgentConfig.n_step is {self.n_step}; it has to be 1 for the smear.")
-
-
-CHOICES = {
-    "returns": ("categorical", "quantile", "mean", "smear"),
-    "sees": tuple(SEES),
-    "replay": ("prioritised", "uniform", "copies"),
-}
-CAPACITY, WARM_UP = 200_000, 4096  # rows in the replay, and before the first update
-EXPONENT, FIRST_IS_EXPONENT = 0.6, 0.4  # of prioritised replay, as in Schaul et al. 2016
-RANGES = {"categorical": (-0.5, 1.5), "smear": (V_MIN, V_MAX)}  # of the atoms
 
 
 # %%
@@ -1813,32 +1815,34 @@ class Learner:
             for _ in range(5 * (len(rare.actions) > 0)):
                 self.replay.add(rare)
 
-    def update(self, done: float) -> float:
-        """One step of gradient descent; ``done`` is the finished share of the training. Returns the mean loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * (1 - 0.9 * done)
-        weights = torch.ones(self.config.batch)
-        if self.config.replay == "prioritised":
-            is_exponent = FIRST_IS_EXPONENT + (1 - FIRST_IS_EXPONENT) * done
-            places, weights = self.replay.draw(self.config.batch, is_exponent, self.rng)
-            rows, weights = self.replay.rows(places), torch.from_numpy(weights)
-        else:
-            rows = self.replay.sample(self.config.batch, self.rng)
-        rows = Experience(*(torch.from_numpy(column).to(self.device) for column in rows))
-        for network in (self.network, self.target_network):
-            draw_noise(network, self.rng)
-        losses = losses_of(self.network, self.target_network, rows, self.config)  # [B]
-        self.optimiser.zero_grad()
-        (weights.to(self.device) * losses).mean().backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
-        self.optimiser.step()
-        if self.config.replay == "prioritised":
-            priorities = losses.detach().cpu().numpy().astype(float)
-            self.replay.set_priorities(places, np.maximum(priorities, 1e-6))
-        self.updates += 1
-        if self.updates % self.config.sync_every == 0:
-            self.target_network.load_state_dict(self.network.state_dict())
-        return losses.mean().item()
+
+# %%
+def update(learner: Learner, done: float) -> float:
+    """One step of gradient descent; ``done`` is the finished share of the training. Returns the mean loss."""
+    for group in learner.optimiser.param_groups:
+        group["lr"] = learner.config.learning_rate * (1 - 0.9 * done)
+    weights = torch.ones(learner.config.batch)
+    if learner.config.replay == "prioritised":
+        is_exponent = FIRST_IS_EXPONENT + (1 - FIRST_IS_EXPONENT) * done
+        places, weights = learner.replay.draw(learner.config.batch, is_exponent, learner.rng)
+        rows, weights = learner.replay.rows(places), torch.from_numpy(weights)
+    else:
+        rows = learner.replay.sample(learner.config.batch, learner.rng)
+    rows = Experience(*(torch.from_numpy(column).to(learner.device) for column in rows))
+    for network in (learner.network, learner.target_network):
+        draw_noise(network, learner.rng)
+    losses = losses_of(learner.network, learner.target_network, rows, learner.config)  # [B]
+    learner.optimiser.zero_grad()
+    (weights.to(learner.device) * losses).mean().backward()
+    nn.utils.clip_grad_norm_(learner.network.parameters(), 10.0)
+    learner.optimiser.step()
+    if learner.config.replay == "prioritised":
+        priorities = losses.detach().cpu().numpy().astype(float)
+        learner.replay.set_priorities(places, np.maximum(priorities, 1e-6))
+    learner.updates += 1
+    if learner.updates % learner.config.sync_every == 0:
+        learner.target_network.load_state_dict(learner.network.state_dict())
+    return losses.mean().item()
 
 
 # %%
@@ -1849,6 +1853,7 @@ def reward_for_learning(step: Transition, config: AgentConfig) -> Transition:
     return shape_rewards(step, config.discount) if config.shaping else step
 
 
+# %%
 def train(
     config: AgentConfig, seed: int, state: dict | None = None, device: str = "cpu"
 ) -> Iterator[Progress]:
@@ -1870,7 +1875,7 @@ def train(
                 explorer.network.load_state_dict(learner.network.state_dict())
                 coming = emulators.submit(next, stream)
                 if len(learner.replay) >= WARM_UP:
-                    losses += [learner.update(steps / config.steps) for _ in range(config.updates)]
+                    losses += [update(learner, steps / config.steps) for _ in range(config.updates)]
                 step = coming.result()
                 scores.append(step.rewards.mean().item())
                 learner.remember(n_step(reward_for_learning(step, config)))
@@ -2366,10 +2371,11 @@ panels[1, 0].set_ylabel("learned probability")
 plt.show()
 
 # %% [markdown]
-# *Above, how often each cell is visited by 20,000 walkers; below, the learned distribution of the return from the start,
-# on a logarithmic axis. Choosing by the mean, the walker takes the shortest way, along the edge, and now and then falls:
-# the bars far to the left. The variance penalty keeps one row away from the edge, CVaR two. Each row costs two more moves
-# and spares falls.* All three know the same world equally well. They read their distributions differently.
+# *Above, how often each cell is visited by 20,000 walkers; below, the learned distribution of the return from the
+# start, on a logarithmic axis. Choosing by the mean, the walker takes the shortest way, along the edge, and now and
+# then falls: the bars far to the left. The variance penalty keeps one row away from the edge, CVaR two. Each row costs
+# two more moves and spares falls.* All three know the same world equally well. They read their distributions
+# differently.
 #
 # How cautious is CVaR? That is its fraction. At 1 it is the mean.
 
