@@ -23,7 +23,7 @@
 # |---|---|
 # | **You need** | Python, NumPy, and a little PyTorch: a network, a loss, an optimiser. No reinforcement learning. |
 # | **Time** | About two minutes for all cells on one core. The first result is immediate. |
-# | **Memory** | Under 2 GB. No GPU. |
+# | **Memory** | About 2.2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapters 7 to 10 of a set of study notes on [Saito (2022)](../book/bibliography.md#saito2022).
@@ -69,15 +69,18 @@ print(f"budget {budget()} · {results.cores()} cores · {versions}")
 # ## A world small enough to solve exactly
 #
 # An agent sees a **state** $s$, takes an **action** $a$, receives a **reward** $r$ and finds itself in the next state
-# $s'$. It wants a large **return**, the sum of rewards to come, each step discounted once more by $\gamma$:
+# $s'$. It wants a large **return**, the sum of rewards to come, each step discounted once more by $\gamma$. A $\gamma$
+# below 1 makes sooner rewards count more and keeps endless sums finite:
 #
 # $$
 # G_t = r_t + \gamma\, r_{t+1} + \gamma^2 r_{t+2} + \dots
 # $$
 #
+# An **episode** runs from a start to an end; a **policy** is a rule that chooses actions.
+#
 # Our first world has twelve cells. The agent starts at the bottom left, the goal at the top right pays $+1$ and ends
-# the episode, the cell below it holds a bomb that costs $1$ each time it is entered, and one cell is a wall. A move
-# into a wall or off the grid leaves the agent where it is.
+# the episode, the cell below it holds a bomb that costs $1$ for every move that ends on it, and one cell is a wall. A
+# move into a wall or off the grid leaves the agent where it is.
 
 # %%
 ROWS, COLUMNS = 3, 4
@@ -106,9 +109,10 @@ ONE_HOT = torch.eye(12)
 # Q(s, a) = r + \gamma \max_{a'} Q(s', a'),
 # $$
 #
-# where the second term is missing if the episode ends at $s'$. With the rules of the world in hand, repeating this
-# assignment for all states and actions at once (**value iteration**) finds $Q$ exactly. That is our measure for what
-# follows.
+# where the second term is missing if the episode ends at $s'$. (Nothing here is random. Where chance decides, the right
+# side is the average over $r$ and $s'$, and the squared error below learns that average, since the mean minimises it.)
+# With the rules of the world in hand, repeating this assignment for all states and actions at once (**value
+# iteration**) finds $Q$ exactly. That is our measure for what follows.
 
 
 # %%
@@ -161,13 +165,14 @@ print("value of the start:", exact_q(GRID_DISCOUNT)[START].max().round(4), "= 0.
 # *Each cell's four triangles are the values of its four moves, orange below zero and violet above; arrows point along
 # the best. The start has a blue frame, the bomb an orange one, the grey cell is the wall. Values shrink by a factor
 # $0.9$ with every step away from the goal. A move onto the bomb is worth $-1 + 0.9 \cdot 1 = -0.1$: it costs one, and
-# from there the goal is next door. From the start two paths of five moves lead to the goal, and both are best.*
+# from there the goal is next door. From the start two paths of five moves avoid the bomb, and both are best.*
 #
 # ## A network instead of a table
 #
 # Twelve cells fit in a table. The states of most worlds do not, so a network $Q_\theta$ takes the table's place: a
 # state goes in, a value for every action comes out. **Q-learning** does not know the rules either; it acts, and after
-# every single step moves its value toward what the step revealed, the **TD target**:
+# every single step moves its value toward what the step revealed, the **TD target** (temporal difference: two
+# estimates, one step apart):
 #
 # $$
 # L(\theta) = \Big( \underbrace{r + \gamma \max_{a'} Q_\theta(s', a')}_{\text{target, held fixed}} -
@@ -185,7 +190,7 @@ class GridConfig:
     """Neural Q-learning on the grid, with the source's settings."""
 
     episodes: int = knob(1000, 1, 5000, "episodes to learn from")
-    epsilon: float = knob(0.1, 0.0, 1.0, "chance of a random move")
+    epsilon: float = knob(0.1, 0.01, 1.0, "chance of a random move")
     discount: float = knob(GRID_DISCOUNT, 0.0, 0.99, "gamma")
     learning_rate: float = knob(0.01, 0.001, 0.5, "step size of gradient descent", step=0.001)
 
@@ -315,9 +320,9 @@ plt.show()
 
 # %% [markdown]
 # *Left the network's values, right the exact ones. Along the path that the agent walks they agree to the second digit.
-# Off the path they need not: the moves onto the bomb keep the value that the network made up for them, because an agent
-# that has found its way hardly ever tries them. The loss above is small all the same. It is an average over what the
-# agent does, and says nothing about what it does not.*
+# Off the path they need not: the moves onto the bomb carry whatever the network made up from their neighbours, because
+# an agent that has found its way hardly ever tries them. The loss above is small all the same. It is an average over
+# what the agent does, and says nothing about what it does not.*
 #
 # ### Watch the value travel
 #
@@ -361,9 +366,9 @@ print("shortest path from episode", [int(episode) for episode in converged])
 
 # %% [markdown]
 # *Squared TD error, smoothed over twenty episodes, mean and 95 % interval over seeds, on a logarithmic axis. The path
-# is found within the first tenth of the thousand episodes; the rest refines the values. It never settles completely:
-# every update at one cell moves the values of the others a little, and now and then, for an episode or two, the greedy
-# path loses its way again.*
+# is found within about a hundred episodes; the rest refines the values. It never settles completely: every update at
+# one cell moves the values of the others a little, and now and then, for an episode or two, the greedy path loses its
+# way again.*
 #
 # ### What the agent never tries, it never learns
 #
@@ -399,7 +404,7 @@ show(image_slider(pictures, "exploration ε", start=1), pictures["0.1"])
 # `CartPole-v1` [(Barto et al., 1983)](../book/bibliography.md#barto1983) has no cells: the state is the cart's position
 # and velocity and the pole's angle and angular velocity. Each step earns 1. The episode *terminates* when the pole
 # leans beyond 12° or the cart leaves the track, and is *truncated* by the clock after 500 steps. Here the recipe of the
-# grid fails, for two reasons, and the **deep Q-network** (DQN) of
+# grid becomes unreliable, for two reasons, and the **deep Q-network** (DQN) of
 # [Mnih et al. (2015)](../book/bibliography.md#mnih2015) answers each with a device.
 #
 # - **Successive steps resemble each other.** A network that learns from one stretch of an episode forgets the others.
@@ -414,7 +419,8 @@ show(image_slider(pictures, "exploration ε", start=1), pictures["0.1"])
 # $$
 #
 # The indicator deserves a second look. It is 0 only where the world ended. An episode that the clock cut short would
-# have gone on earning, so its target still includes $s'$: **bootstrap on truncation, stop only on termination**.
+# have gone on earning, so its target still includes $s'$: **bootstrap on truncation, stop only on termination**. (To
+# *bootstrap* is to let the network's own estimate stand for the rewards still to come.)
 
 # %%
 OBS_SCALE = np.array([1, 1, 10, 1], np.float32)  # radians are small beside metres
@@ -575,7 +581,7 @@ def train_dqn(
             for step in islice(stream, VECTOR_STEPS):
                 replay.add(n_step(step))
                 state["env_steps"] += config.num_envs
-                if replay.added >= WARM_UP:
+                if replay.added >= WARM_UP or state["updates"]:
                     dqn_updates(dqn, replay, config, state, rng)
             state["metrics"] = dqn_metrics(dqn.net, WATCHING + 1000 * seed + state["env_steps"])
         now = lambda: dqn_state(state, dqn, replay)
@@ -635,9 +641,10 @@ print(f"trained in {dqn_run.seconds:.0f} s, {dqn_run.state['updates']:,} updates
 
 # %% [markdown]
 # *Return of the greedy policy against environment steps, live; the dotted line is random play. The curve leaps and
-# falls back: a small change of the values can flip the preferred action in many states at once. It calms as the
-# learning rate falls.* The source trains one cart for 300 episodes and copies every 20 episodes; we count environment
-# steps, because an episode may last 9 of them or 500.
+# falls back: a small change of the values can flip the preferred action in many states at once. It falls back less
+# often as the learning rate falls.* The source trains one cart for 300 episodes and copies every 20 episodes; we count
+# environment steps, because an episode may last 9 of them or 500. Our copy comes every ten updates, that is, every five
+# steps of the sixteen carts.
 
 
 # %%
@@ -697,10 +704,11 @@ plt.show()
 
 # %% [markdown]
 # *Left: return of the greedy policy, mean and 95 % interval over seeds. Right: its mean over the whole run, with each
-# seed as a circle.* With both devices every seed ends solved. With neither, learning is slower and some seeds fail;
-# those two intervals do not overlap. Taking one device away makes a smaller difference, and five seeds cannot always
-# tell it from chance. Sixteen carts are themselves a mixed diet: a replay of eight of their steps suffices to solve the
-# task with every seed. What the target network does shows in the values.
+# seed as a circle.* With both devices every seed ends solved. Without the target network the mean over the run differs
+# by no more than chance allows, yet three of five seeds end unsolved: what was learned does not last. Without replay
+# learning is slower, with intervals that do not overlap, and one seed fails. Without both it is slowest, and two fail.
+# Sixteen carts are themselves a mixed diet: a replay of eight of their steps suffices to solve the task with every
+# seed. What the target network does shows in the values.
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
@@ -719,17 +727,18 @@ plt.show()
 
 # %% [markdown]
 # *The learned value of an upright pole, on a logarithmic axis, mean and 95 % interval over seeds. No return can exceed
-# $1 / (1 - 0.99) = 100$.* With the full replay the values overshoot, because the $\max$ picks whatever is
-# overestimated: by about two fifths with a target network, several times over without. A network that learns from its
-# newest steps alone values the pole about right, target network or not. One reading: a long memory holds actions that
-# were given up long ago, and as nobody tries them again, nothing corrects their values. The two devices belong
-# together, then: the replay brings variety, and the target network makes it bearable. Chapter 2 treats the overestimate
-# itself.
+# $1 / (1 - 0.99) = 100$.* With the full replay the values overshoot: the $\max$ picks whatever is overestimated, and
+# bootstrapping hands it on, by about two fifths with a target network, several times over without. A network that
+# learns from its newest steps alone values the pole about right, target network or not. One reading: a long memory
+# holds actions that were given up long ago, and as nobody tries them again, nothing corrects their values. The two
+# devices belong together, then: the replay brings variety, and the target network makes it bearable. Chapter 2 treats
+# the overestimate itself.
 #
 # ## Spot the bug: three ways to spoil a value
 #
-# Each of the following runs without an error message. For the first two we learn the values $V(s)$ of a *fixed* policy,
-# where the truth is known, with the same targets, replay and target network as above.
+# Each of the following runs without an error message. For the first two we learn the values $V(s)$, the return to
+# expect from $s$ under a *fixed* policy, where the truth is known, with the same targets, replay and target network as
+# above.
 
 
 # %%
@@ -873,8 +882,8 @@ plt.show()
 # %% [markdown]
 # *Mean value of random play's states against the lean of the pole. Without the reset rows the values follow the truth.
 # With them, a pole that lies on the ground is worth as much as a fresh start a step later, and because a network
-# generalises, a pole that is about to fall looks worth saving up for: near the limit its value is several times too
-# high.*
+# generalises, a pole that is about to fall looks almost as good as one further from falling: near the limit its value
+# is several times too high.*
 #
 # ### 3. Errors clipped, endings ignored
 #
@@ -884,7 +893,8 @@ plt.show()
 #
 # The Huber loss caps the gradient of every error beyond 1. DQN's authors clip so, on games whose rewards they clip too.
 # Here values reach 100 and the only news that holds them down are the few transitions in which the pole falls, whose
-# errors are large. Capped, they are outvoted by the many that say "one more".
+# errors are large. Capped, they are outvoted by the many that say "one more". That is one reading, at these settings:
+# Stable-Baselines3 uses the Huber loss for CartPole too, but its tuned settings hold the target still for far longer.
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.0))
@@ -903,8 +913,8 @@ plt.show()
 
 # %% [markdown]
 # *Left: the learned value of the upright pole, on a logarithmic axis. Right: return of the greedy policy. Mean and 95 %
-# interval over seeds. Squared errors end a little above the largest possible value. With the Huber loss, and nothing
-# else changed, the values run away, and the policy never gets off the ground.*
+# interval over seeds. Squared errors end about two fifths above the largest possible value. With the Huber loss, and
+# nothing else changed, the values run away, and the policy never gets off the ground.*
 #
 # ## Why learn a policy at all?
 #
@@ -939,9 +949,9 @@ with torch.no_grad():
     q = dqn_net(as_input(obs)).numpy()  # [80, 80, A]
 drawn = values.contourf(np.degrees(angle), speed, q.max(-1), levels=12, cmap="Greys", alpha=0.6)
 values.contour(np.degrees(angle), speed, q[..., 1] - q[..., 0], levels=[0], colors=plots.COLOURS[1])
-values.plot([-11.4, 11.4], [0.4, -0.4], color=plots.COLOURS[2], label="balance")
+values.plot([-11.4, 11.4], [0.4, -0.4], color=plots.COLOURS[2])
 values.set(xlabel="angle (degrees)", ylabel="angular velocity (rad/s)", title="1 direct")
-figure.colorbar(drawn, ax=values, label="value")
+figure.colorbar(drawn, ax=values, label="value", pad=0.03)
 means, torque = gaussian_policy_means(60, seed=0), np.linspace(-2, 2, 200)
 for update in (0, 5, 20, 60):
     density = np.exp(-0.5 * ((torque - means[update]) / 0.3) ** 2) / (0.3 * np.sqrt(2 * np.pi))
@@ -978,10 +988,11 @@ plt.show()
 # \end{cases}
 # $$
 #
-# (the first is that of [Williams (1992)](../book/bibliography.md#williams1992), REINFORCE). The *whole return* credits
-# every action with everything, rewards that came before it included. *Reward-to-go* leaves out the past, which the
-# action could not change. A *baseline* further subtracts what was to be expected in $s_t$ anyway. For $\gamma = 1$ the
-# three have the same mean, since a term that does not depend on $a_t$ averages to zero:
+# (the first is that of [Williams (1992)](../book/bibliography.md#williams1992), REINFORCE; many texts, our source among
+# them, reserve the name for the second, and so shall we). The *whole return* credits every action with everything,
+# rewards that came before it included. *Reward-to-go* leaves out the past, which the action could not change. A
+# *baseline* further subtracts what was to be expected in $s_t$ anyway. For $\gamma = 1$ the three have the same mean,
+# since a term that does not depend on $a_t$ averages to zero:
 #
 # $$
 # \mathbb{E}_{a \sim \pi}\big[ b(s) \, \nabla_\theta \log \pi_\theta(a \mid s) \big]
@@ -991,7 +1002,7 @@ plt.show()
 # (For $\gamma < 1$ reward-to-go would have to be multiplied by $\gamma^t$. Almost all code drops this factor, and so
 # shall we when we train; exercise 3 measures what that does.) What the choice does change is the *variance*.
 #
-# The source explains a baseline with three pupils, who scored 90, 40 and 50. Each compared with the own average of
+# The source explains a baseline with three pupils, who scored 90, 40 and 50. Each compared with their own average of
 # earlier tests, 82, 46 and 49, the spread nearly vanishes:
 
 # %%
@@ -1076,7 +1087,7 @@ def log_probs(net: nn.Module, episodes: Episodes) -> torch.Tensor:
 
 # %% [markdown]
 # The network's outputs are **logits**, and `log_softmax` works on them directly. The source takes a softmax first and
-# its logarithm later, which gives $-\infty$ as soon as a probability is rounded to 0.
+# its logarithm later, which loses precision, and is $-\infty$ for a probability that is rounded to 0.
 #
 # ### The variance, measured
 #
@@ -1285,7 +1296,8 @@ plt.show()
 # %% [markdown]
 # *Variance of a single episode's gradient for one fixed policy, relative to the whole return's; lines are 95 %
 # intervals over episodes. Leaving out the past removes about four fifths of the variance. The baseline removes a third
-# of what is left, and no more, because even a well-fitted value explains only part of how long an episode will last.*
+# of what is left (a fifth to two fifths over the five stored policies), and no more, presumably because even a
+# well-fitted value explains only part of how long an episode will last.*
 #
 # Do all three aim at the same gradient? Then the difference of two estimators averages to zero, up to chance. What
 # chance can do is found by giving each episode's difference a random sign: if the means agree, the mean difference
@@ -1325,7 +1337,7 @@ plt.show()
 # %% [markdown]
 # *Mean return of the episodes played, actions sampled, mean and 95 % interval over seeds. The order is that of the
 # variances. With the whole return no seed averages 400 over any five updates. Reward-to-go converges faster, as the
-# source says, though not with every seed; with a baseline all five are there after some three hundred episodes.*
+# source says, though one seed of five never averages 400; with a baseline all five do within 336 episodes.*
 #
 # ## Actor–critic: a TD error as the advantage
 #
@@ -1336,10 +1348,10 @@ plt.show()
 # \delta_t = r_t + \gamma\, \mathbb{1}[s_{t+1} \text{ not terminal}]\, V_\omega(s_{t+1}) - V_\omega(s_t)
 # $$
 #
-# says how much better a single step turned out than expected. It is an estimate of the action's **advantage**, and
-# drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target held fixed, and the *actor*
-# ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both learn after every step;
-# thirty-two carts run side by side, so that a step is a small batch.
+# says how much better a single step turned out than expected. It is an estimate of the action's **advantage**, $Q(s, a)
+# - V(s)$, and drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target held fixed, and
+# the *actor* ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both learn after every
+# step; thirty-two carts run side by side, so that a step is a small batch.
 
 
 # %%
@@ -1452,7 +1464,7 @@ print(f"greedy policies at the end: return {np.round(returns, 1)}")
 # *Mean return, mean and 95 % interval over seeds. All five end solved. Counted in steps this takes longer than DQN,
 # which uses every step many times; an actor–critic's experience is used once and thrown away.*
 #
-# Its dials. The critic has to be faster than the actor: while its values are still near zero, every step looks like a
+# Its dials. The critic should be faster than the actor: while its values are still near zero, every step looks like a
 # success, and the actor commits itself to whatever it happens to do. Try equal rates.
 
 # %%
@@ -1466,9 +1478,10 @@ ac_panel = panel(train_actor_critic, ac_config, floor=random_return, preview=ac_
 # value_loss = mse(target, value_net(state))
 # ```
 #
-# The source forgets to hold its target fixed. The gradient then also moves $V(s')$ toward $V(s)$: what is known to
-# happen gets corrected by what was expected. Where nothing is random, both kinds of learning can reach the same values,
-# and the error hides. Three states show it: from A, a coin decides between B, which pays 1, and C, which pays 0.
+# The source forgets to hold its target fixed. The gradient then also moves $V(s')$ so as to meet $V(s)$: what is known
+# to happen gets corrected by what was expected. Where nothing is random, both kinds of learning can reach the same
+# values, and the error hides. Three states show it: from A, a coin decides between B, which pays 1, and C, which pays
+# 0.
 
 
 # %%
@@ -1493,7 +1506,7 @@ for axes, hold in zip(panels, (True, False), strict=True):
         axes.axhline(truth, color=plots.INK, linestyle=":", linewidth=1)
     axes.set(title="target held fixed" if hold else "gradient through the target", xlabel="update")
 panels[0].set_ylabel("value")
-panels[1].legend(loc="upper right")
+panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -1501,7 +1514,8 @@ plt.show()
 # three. Let go, it pulls B down toward A and C up toward A: learning settles at ¾ and ¼, and two outcomes that are
 # certain are both valued wrongly.*
 #
-# And on CartPole, whose dynamics are *not* random?
+# And on CartPole, where the only coin is the policy's own? The faulty run copies the source in full: $\delta_t$ is not
+# held fixed in the actor's loss either, so that the actor's loss trains the critic as well.
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
@@ -1516,9 +1530,10 @@ axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *Mean return, mean and 95 % interval over seeds. Here the faulty version learns sooner, and both end solved.* A score
-# alone would have praised the fault. It takes a world with a coin in it, and known values, to see it: that is why this
-# book tests its targets against hand-made cases and not only against returns.
+# *Mean return, mean and 95 % interval over seeds. On average the faulty version learns sooner, and both end solved.*
+# Which of its two leaks helps was not measured. A score alone would have praised the fault. It takes a world with a
+# coin in it, and known values, to see it: that is why this book tests its targets against hand-made cases and not only
+# against returns.
 #
 # ## The map
 #
@@ -1545,7 +1560,9 @@ PLACES = [
     (3, 3, "imagination (I2A)", "chapter 7", "on"),
     (3, 2, "tree search, planning", "chapter 8", "none"),
 ]
-KINDS = {"off": "off-policy", "on": "on-policy", "none": "plans without experience"}
+KINDS = {"off": "off-policy", "on": "on-policy", "none": "computed from a model"}
+
+# %% tags=["F5"]
 figure, axes = plt.subplots(figsize=(9.5, 4.6))
 for column, row, name, where, kind in PLACES:
     colour = plots.COLOURS[list(KINDS).index(kind)]
@@ -1566,11 +1583,16 @@ plt.show()
 
 # %% [markdown]
 # *What learns what. Columns: what the method represents; the colour of a box: whether it may learn from any experience
-# or only from its own present policy. This chapter has visited the top of each column.*
+# or only from its own present policy. This chapter has visited the top of each column. Evolution counts as on-policy
+# because every individual is judged by its own episodes.* The same places, with links:
 #
-# The chapters: foundations (this one) and [evolution](ch01_evolution.ipynb); in preparation are distributional DQN
-# (chapter 2), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5), policy optimisation (chapter 6),
-# meta-learning and imagination (chapter 7) and a review with a look ahead (chapter 8).
+# - **Values**: Q-learning and DQN in [this chapter](#a-pole-to-balance-the-deep-q-network); distributional DQN and
+#   Rainbow (chapter 2, in preparation), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5).
+# - **Values and a policy**: [actor–critic](#actorcritic-a-td-error-as-the-advantage) here; A2C, A3C, PPO, ACER and DDPG
+#   (chapter 6).
+# - **A policy**: [REINFORCE](#the-policy-gradient) here; [evolution](ch01_evolution.ipynb); meta-learning (chapter 7).
+# - **A model**: [value iteration](#a-world-small-enough-to-solve-exactly) here; imagination (chapter 7) and a look
+#   ahead (chapter 8).
 #
 # ## Exercises
 #
@@ -1587,8 +1609,9 @@ for sync_every in (1, 10, 100, 1000):
     curve = [(progress.step, progress.metrics["value_of_start"]) for progress in run]
     axes.plot(*np.transpose(curve), label=f"a copy every {sync_every}")
 axes.set(xlabel="environment steps", ylabel="value of the upright pole")
-axes.legend(loc="center right")
+axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
+# With 1,000 updates between copies it has copied once or twice: stable, and too slow.
 
 # %% [markdown]
 # **2. The simplest baseline.** Subtract one number, the mean reward-to-go of all steps, instead of $V(s_t)$. How much
@@ -1618,6 +1641,7 @@ for label, weights in {"γ^t G_t": factor * to_go, "G_t": to_go}.items():
     found = episode_gradients(net, episodes, weights)
     lengths = f"lengths {reference.mean(0).norm():.1f} and {found.mean(0).norm():.1f}"
     print(f"whole return against {label:8s} chance {chance_of(reference, found):4.0%}, {lengths}")
+# γ^t G_t agrees. Without the factor the gradient is far longer and differs beyond chance.
 
 # %% [markdown]
 # **4. Several steps at once.** `NStep(n, γ)` sums $n$ rewards before it bootstraps. Learn the values of the balancing
@@ -1633,6 +1657,7 @@ for n in (1, 3, 10):
     print(
         f"n = {n:2d}: value after few updates {values(experience.obs[:1000]).mean():5.1f}, truth 50"
     )
+# Each update carries a reward n steps back.
 
 # %% [markdown]
 # ## Summary
@@ -1642,8 +1667,8 @@ for n in (1, 3, 10):
 # - A DQN adds replay and a target network. Measure what they buy where you use them: it depends on the loss, on how
 #   many environments step side by side, and on the task.
 # - Bootstrap on truncation, stop only on termination, and keep the reset step out of the replay.
-# - The policy gradient needs no model and no value. Its estimators agree on average and differ in variance; those of
-#   lower variance learned faster.
+# - The policy gradient needs no model and no value. Its estimators agree on average (at $\gamma = 1$) and differ in
+#   variance; those of lower variance learned faster.
 # - Actor–critic replaces the rest of the episode by a value: a TD error for an advantage, at every step.
 #
 # Further reading: [Sutton and Barto (2018)](../book/bibliography.md#sutton2018) for all of it,
@@ -1754,9 +1779,9 @@ MEASUREMENTS = [
 # %%
 MEASUREMENTS += [
     Measurement("F3", "policy_gradient", measure_policy_gradient, GradientConfig(), FIVE, (
-        Metric("episodes_to_400_whole_return", "episodes", "median"),
-        Metric("episodes_to_400_reward_to_go", "episodes", "median", "reward-to-go converges faster"),
-        Metric("episodes_to_400_baseline", "episodes", "median"))),
+        Metric("episodes_to_400_whole_return", "episodes (960: not reached)", "median"),
+        Metric("episodes_to_400_reward_to_go", "episodes (960: not reached)", "median", "reward-to-go converges faster"),
+        Metric("episodes_to_400_baseline", "episodes (960: not reached)", "median"))),
     Measurement("F3", "variance", measure_variance, VarianceConfig(), FIVE, (
         Metric("variance_ratio_reward_to_go", "of the whole return's", "mean"),
         Metric("variance_ratio_baseline", "of the whole return's", "mean"))),

@@ -228,6 +228,13 @@ def test_a_stored_replay_is_in_order():
     np.testing.assert_array_equal(earlier[start:], later[: 1024 - start])
 
 
+def test_a_run_with_a_tiny_replay_learns_on_after_a_stop():
+    config = ch.DQNConfig(steps=2880, capacity=16)
+    states = [progress.state() for progress in ch.train_dqn(config, 1)]
+    rest = last(ch.train_dqn(config, 1, states[1])).state()
+    assert rest["updates"] == states[2]["updates"] > states[1]["updates"]
+
+
 def test_dqn_goes_on_from_a_checkpoint(tmp_path):
     config = ch.DQNConfig(steps=2880, capacity=1024)
     states = [progress.state() for progress in ch.train_dqn(config, 1)]
@@ -516,7 +523,7 @@ def test_stored_resets_raise_the_value_of_a_falling_pole():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: ch.GridConfig(epsilon=1.5), "GridConfig.epsilon is 1.5; it has to lie between 0.0 and 1.0."),
+        (lambda: ch.GridConfig(epsilon=1.5), "GridConfig.epsilon is 1.5; it has to lie between 0.01 and 1.0."),
         (lambda: ch.DQNConfig(capacity=16, num_envs=32), "The replay holds 16 transitions, but a step makes 32."),
         (lambda: ch.DQNConfig(sync_every=0), "DQNConfig.sync_every is 0; it has to lie between 1 and 1000."),
         (lambda: ch.GradientConfig("rewards"), "The estimator is 'rewards'; it has to be one of "
