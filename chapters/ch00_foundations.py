@@ -1348,10 +1348,10 @@ plt.show()
 # \delta_t = r_t + \gamma\, \mathbb{1}[s_{t+1} \text{ not terminal}]\, V_\omega(s_{t+1}) - V_\omega(s_t)
 # $$
 #
-# says how much better a single step turned out than expected. It is an estimate of the action's **advantage**, $Q(s, a)
-# - V(s)$, and drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target held fixed, and
-# the *actor* ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both learn after every
-# step; thirty-two carts run side by side, so that a step is a small batch.
+# says how much better a single step turned out than expected. It is an estimate of the action's **advantage** $A_t =
+# Q(s_t, a_t) - V(s_t)$, and drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target
+# held fixed, and the *actor* ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both
+# learn after every step; thirty-two carts run side by side, so that a step is a small batch.
 
 
 # %%

@@ -99,6 +99,14 @@ def test_every_page_is_whole_and_needs_no_network(book, browser):
             "[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).length"
         )
         faulty = visit.count("[data-mjx-error], mjx-merror")
+        spilled = visit.page.evaluate(
+            """[...document.querySelectorAll('article :is(p, li, dd, td, h1, h2, h3)')].map(e => {
+                const copy = e.cloneNode(true);
+                copy.querySelectorAll('code, pre, .math, mjx-container').forEach(c => c.remove());
+                return copy.textContent;
+            }).filter(text => text.includes('$')).map(text => text.trim().slice(0, 80))"""
+        )
+        visit.troubles += [f"spills mathematics into the text: {text}" for text in spilled]
         visit.troubles += [f"does not show {src}" for src in broken]
         visit.troubles += [
             f"leaves {n} equations {how}"
