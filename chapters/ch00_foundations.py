@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -660,19 +661,35 @@ show_clip(frames, 25, "Four seconds of an episode that random play ends in half 
 # Change it yourself. *Train* runs with the sliders' values, *Stop* keeps what is there, and earlier curves stay in the
 # background. Set the capacity to 16 to take the replay away, or copy to the target network after every update.
 
+
 # %%
-stored = results.curves("F2", "dqn", "greedy_return")
-figure, axes = plt.subplots(figsize=(7.2, 2.6))
-reports = 960 * np.arange(1, stored.shape[1] + 1)
-plots.bands(axes, reports, stored, "default settings")
-axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
-axes.set(xlabel="environment steps", ylabel="greedy return", ylim=(0, 520))
-axes.legend(loc="lower right")
-preview = plots.to_png(figure)
-plt.close(figure)
+def draw_stored(
+    axes: Axes, row: str, name: str, curve: str, every: float, label: str
+) -> np.ndarray:
+    """A stored curve over its seeds, [S, T], as a band; ``every``: how far apart on the axis its points are."""
+    stored = results.curves(row, name, curve)
+    plots.bands(axes, every * np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
+    return stored
+
+
+def stored_picture(where: tuple, every: float, ylabel: str, floor: float) -> bytes:
+    """A panel before its first training: the defaults' runs, stored under (row, name, curve), as a PNG."""
+    figure = Figure(figsize=(7.2, 2.6))
+    axes = figure.subplots()
+    draw_stored(axes, *where, every, "default settings")
+    axes.axhline(floor, color=plots.INK, linestyle=":", label="random policy")
+    axes.set(xlabel="environment steps (thousands)", ylabel=ylabel, ylim=(0, 520))
+    axes.legend(loc="lower right")
+    return plots.to_png(figure)
+
+
+where = ("F2", "dqn", "greedy_return")
+preview = stored_picture(where, 0.96, "greedy return", random_return)
 dqn_panel = panel(train_dqn, dqn_config, floor=random_return, preview=preview)
 
 # %% [markdown]
+# *Return of the greedy policy for the default settings, mean and 95 % interval over five seeds.*
+#
 # ### What each device buys
 #
 # Now we take them away. *No target network* copies after every update, so the targets come from the live network. *No
@@ -690,9 +707,7 @@ ABLATION = {
 figure, (curves, totals) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.6, 1))
 throughout = {}
 for label, name in ABLATION.items():
-    stored = results.curves("F2", name, "greedy_return")  # [S, T]
-    plots.bands(curves, 0.96 * np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
-    throughout[label] = stored.mean(1)
+    throughout[label] = draw_stored(curves, "F2", name, "greedy_return", 0.96, label).mean(1)
     returns = [run["metrics"]["return"] for run in results.runs("F2", name)]
     print(f"{label:26s} at the end, 100 fresh episodes: {np.round(returns)}")
 curves.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
@@ -713,8 +728,7 @@ plt.show()
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
 for label, name in ABLATION.items():
-    stored = results.curves("F2", name, "value_of_start")
-    plots.bands(axes, 0.96 * np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
+    draw_stored(axes, "F2", name, "value_of_start", 0.96, label)
 axes.axhline(100, color=plots.INK, linestyle=":", label="largest possible")
 axes.set(
     xlabel="environment steps (thousands)",
@@ -900,8 +914,7 @@ plt.show()
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.0))
 for label, name in {"squared error": "dqn", "Huber loss": "dqn_huber"}.items():
     for axes, curve in zip(panels, ("value_of_start", "greedy_return"), strict=True):
-        stored = results.curves("F2", name, curve)
-        plots.bands(axes, 960 * np.arange(1, stored.shape[1] + 1) / 1000, stored, label)
+        draw_stored(axes, "F2", name, curve, 0.96, label)
 panels[0].axhline(100, color=plots.INK, linestyle=":", label="largest possible")
 panels[0].set(ylabel="value of the upright pole", yscale="log")
 panels[1].axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
@@ -1327,8 +1340,7 @@ for name in ESTIMATORS[1:]:
 # %%
 figure, axes = plt.subplots()
 for name in ESTIMATORS:
-    stored = results.curves("F3", "policy_gradient", name)
-    plots.bands(axes, 16 * np.arange(1, stored.shape[1] + 1), stored, name)
+    draw_stored(axes, "F3", "policy_gradient", name, 16, name)
 axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
 axes.set(xlabel="episodes played", ylabel="mean return of the last 16", ylim=(0, 510))
 axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -1448,29 +1460,24 @@ print(f"trained in {ac_run.seconds:.0f} s")
 # nothing: the critic still misjudges, and the actor believes it.*
 
 # %%
-stored = results.curves("F4", "actor_critic", "mean_return")
-figure, axes = plt.subplots(figsize=(7.2, 2.8))
-reports = 3.2 * np.arange(1, stored.shape[1] + 1)
-plots.bands(axes, reports, stored, "actor–critic")
-axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
-axes.set(xlabel="environment steps (thousands)", ylabel="mean return of the last 32", ylim=(0, 510))
-axes.legend(loc="lower right")
-ac_preview = plots.to_png(figure)
-plt.show()
 returns = [run["metrics"]["return"] for run in results.runs("F4", "actor_critic")]
 print(f"greedy policies at the end: return {np.round(returns, 1)}")
 
 # %% [markdown]
-# *Mean return, mean and 95 % interval over seeds. All five end solved. Counted in steps this takes longer than DQN,
-# which uses every step many times; an actor–critic's experience is used once and thrown away.*
+# All five seeds end solved. Counted in steps this takes longer than DQN, which uses every step many times; an
+# actor–critic's experience is used once and thrown away.
 #
-# Its dials. The critic should be faster than the actor: while its values are still near zero, every step looks like a
-# success, and the actor commits itself to whatever it happens to do. Try equal rates.
+# Here are its dials, and the stored runs. The critic should be faster than the actor: while its values are still near
+# zero, every step looks like a success, and the actor commits itself to whatever it happens to do. Try equal rates.
 
 # %%
+where = ("F4", "actor_critic", "mean_return")
+ac_preview = stored_picture(where, 3.2, "mean return of the last 32", random_return)
 ac_panel = panel(train_actor_critic, ac_config, floor=random_return, preview=ac_preview)
 
 # %% [markdown]
+# *Mean return of the last 32 finished episodes, mean and 95 % interval over five seeds.*
+#
 # ### Spot the bug: a target that gives way
 #
 # ```python
@@ -1523,7 +1530,7 @@ for label, name in {
     "target held fixed": "actor_critic",
     "gradient through it": "actor_critic_flowing",
 }.items():
-    plots.bands(axes, reports, results.curves("F4", name, "mean_return")[:, : len(reports)], label)
+    draw_stored(axes, "F4", name, "mean_return", 3.2, label)
 axes.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
 axes.set(xlabel="environment steps (thousands)", ylabel="mean return of the last 32", ylim=(0, 510))
 axes.legend(loc="lower right")
