@@ -14,6 +14,7 @@ from rlbook_utils.rollout import episode_returns
 
 NETWORK = "Linear(obs_length, 25) >> ReLU() >> Linear(25, 10) >> ReLU() >> Linear(10, act_length)"
 chapter = load_chapter("ch01_evolution")
+distributions = load_chapter("ch02_distributional_dqn")
 
 
 def rate(work: Callable[[], float], repeats: int = 3) -> float:
@@ -69,6 +70,33 @@ def evaluation_of_a_policy() -> None:
     )
 
 
+def projection_of_a_batch() -> None:
+    """C51's projection of 256 returns onto 51 atoms, against the usual index_add of two neighbours' shares."""
+    generator, support = torch.Generator().manual_seed(0), torch.linspace(-10, 10, 51)
+    probs = torch.rand(256, 51, generator=generator).softmax(-1)
+    returns = 10 * torch.randn(256, 1, generator=generator) + 0.99 * support
+
+    def ours() -> float:
+        for _ in range(200):
+            distributions.project(returns, probs, support)
+        return 200 * 256
+
+    def theirs() -> float:
+        offsets = 51 * torch.arange(256)[:, None]
+        for _ in range(200):
+            places = (returns.clamp(-10, 10) + 10) / 0.4
+            lower, upper = places.floor().long(), places.ceil().long()
+            lower[(upper > 0) & (lower == upper)] -= 1
+            upper[(lower < 50) & (lower == upper)] += 1
+            projected = torch.zeros(256 * 51)
+            projected.index_add_(0, (lower + offsets).ravel(), (probs * (upper - places)).ravel())
+            projected.index_add_(0, (upper + offsets).ravel(), (probs * (places - lower)).ravel())
+        return 200 * 256
+
+    compare("C51 projection", "distributions/s", ours, "index_add", theirs)
+
+
 if __name__ == "__main__":
     population_of_networks()
     evaluation_of_a_policy()
+    projection_of_a_batch()

@@ -1593,8 +1593,8 @@ plt.show()
 # or only from its own present policy. This chapter has visited the top of each column. Evolution counts as on-policy
 # because every individual is judged by its own episodes.* The same places, with links:
 #
-# - **Values**: Q-learning and DQN in [this chapter](#a-pole-to-balance-the-deep-q-network); distributional DQN and
-#   Rainbow (chapter 2, in preparation), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5).
+# - **Values**: Q-learning and DQN in [this chapter](#a-pole-to-balance-the-deep-q-network); [distributional DQN
+#   and Rainbow](ch02_distributional_dqn.ipynb), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5).
 # - **Values and a policy**: [actor–critic](#actorcritic-a-td-error-as-the-advantage) here; A2C, A3C, PPO, ACER and DDPG
 #   (chapter 6).
 # - **A policy**: [REINFORCE](#the-policy-gradient) here; [evolution](ch01_evolution.ipynb); meta-learning (chapter 7).
