@@ -36,10 +36,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import ale_py
@@ -62,6 +62,7 @@ from rlbook_utils.rollout import Policy, Transition, transitions
 from rlbook_utils.run import Progress, as_tensors, load_checkpoint, resume, watch
 from rlbook_utils.video import show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
+from rlbook_utils.workers import spawn
 
 plots.use_style()
 
@@ -1755,9 +1756,9 @@ def source_target(probs: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
 class Explorer:
     """Greedy actions, now and then replaced by a random one that is held for a while; noise explores by itself."""
 
-    def __init__(self, config: AgentConfig, seed: int, steps: int) -> None:
-        self.config, self.steps = config, steps
-        self.network, self.support = make_network(config), atoms_of(config)
+    def __init__(self, network: ValueNet, config: AgentConfig, seed: int, steps: int) -> None:
+        self.network, self.config, self.steps = network, config, steps
+        self.support = atoms_of(config)
         self.rng = np.random.default_rng([seed, steps])
         self.held = np.zeros(config.num_envs, np.int64)
         self.left = np.zeros(config.num_envs, np.int64)
@@ -1770,8 +1771,10 @@ class Explorer:
 
     def __call__(self, ram: np.ndarray) -> np.ndarray:  # [N, 128] -> [N]
         draw_noise(self.network, self.rng)
+        device = next(self.network.parameters()).device
         with torch.no_grad():
-            greedy = expected(self.network(torch.from_numpy(ram)), self.support).argmax(1).numpy()
+            outputs = self.network(torch.from_numpy(ram).to(device))
+        greedy = expected(outputs, self.support).argmax(1).cpu().numpy()
         share, length = self.chance(), self.config.persistence
         begins = share / (
             share + length * (1 - share)
@@ -1788,9 +1791,22 @@ class Explorer:
 # %% [markdown]
 # ### The training loop
 #
-# The emulators run in a thread of their own: while they compute the next 16 decisions, the main thread learns. The
-# emulator releases Python's lock, so the two really share two cores. The explorer acts with a copy of the weights that
-# is renewed between steps, which keeps the run free of races.
+# The emulators run in a process of their own. It sends the memory of all 16 games, gets 16 actions back, and while it
+# plays them on the second core, the first one learns. A thread would not do: the emulator keeps Python's lock while it
+# computes.
+
+
+# %%
+def play(connection: Connection, num_envs: int, seed: int) -> None:
+    """The life of the emulators' process: memory out, actions in, the transition out, again and again."""
+
+    def ask(ram: np.ndarray) -> np.ndarray:
+        connection.send(ram)
+        return connection.recv()
+
+    with closing(make_freeway(num_envs)) as envs:
+        for step in transitions(envs, ask, seed):
+            connection.send(step)
 
 
 # %%
@@ -1864,19 +1880,19 @@ def train(
     learner, steps = Learner(config, seed, device), state["steps"] if state else 0
     if state:
         restore(learner, state)
-    explorer, n_step = Explorer(config, seed, steps), NStep(config.n_step, config.discount)
+    explorer = Explorer(learner.network, config, seed, steps)
+    n_step = NStep(config.n_step, config.discount)
     scores = deque(state["scores"] if state else (), maxlen=128)  # mean rewards of recent decisions
     loss = state["loss"] if state else 0.0
-    with ThreadPoolExecutor(1) as emulators, closing(make_freeway(config.num_envs)) as envs:
-        stream = transitions(envs, explorer, seed=10_000_000 * seed + 1000 * steps)
+    process, games = spawn(play, config.num_envs, 10_000_000 * seed + 1000 * steps)
+    try:
         while True:
             losses = []
             for _ in range(8 * (steps < config.steps)):
-                explorer.network.load_state_dict(learner.network.state_dict())
-                coming = emulators.submit(next, stream)
+                games.send(explorer(games.recv()))
                 if len(learner.replay) >= WARM_UP:
                     losses += [update(learner, steps / config.steps) for _ in range(config.updates)]
-                step = coming.result()
+                step = games.recv()
                 scores.append(step.rewards.mean().item())
                 learner.remember(n_step(reward_for_learning(step, config)))
                 steps += config.num_envs
@@ -1888,6 +1904,9 @@ def train(
             )
             if steps >= config.steps:
                 return
+    finally:
+        games.close()
+        process.wait()
 
 
 # %%
