@@ -15,7 +15,7 @@
 # %% [markdown]
 # # 06 · half B: bodies (P1), memory (P5), continuous actions (P7)
 
-# %%
+# %% tags=["remove-stderr"]
 import copy
 import time
 from collections import deque
@@ -39,7 +39,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from rlbook_utils import plots, results
-from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.config import by_budget, check_config, knob
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.replay import Experience, NStep, Replay
 from rlbook_utils.results import Measured, Measurement, Metric
@@ -55,53 +55,13 @@ plots.use_style()
 WATCHING = 1_000_003  # seeds of episodes to look at
 
 # %% [markdown]
-# (MERGE: this cell goes; in the chapter these names stand above. Two changes are asked of half A: `train_on_policy`
-# takes one more parameter, `make_collector`, and the mode that `Collector` checks is a class attribute.)
+# (MERGE: this cell goes; in the chapter half A's names stand above.)
 
 
 # %%
 class MERGE:  # brings half A's names in; a class body is what load_chapter runs
     CORE = load_chapter("ch06_a")
     globals().update({k: v for k, v in vars(CORE).items() if not k.startswith("__")})
-
-
-class Collector(Collector):
-    AUTORESET = AutoresetMode.SAME_STEP
-
-    def __init__(self, envs, net, seed, reward_scale, recent=()):
-        """MERGE: half A's, whose check becomes: != self.AUTORESET."""
-        if envs.metadata["autoreset_mode"] != self.AUTORESET:
-            raise ValueError(f"The environments have to reset in mode {self.AUTORESET}.")
-        self.net, self.reward_scale = net, reward_scale
-        self.device = next(net.parameters()).device
-        self.stream = transitions(envs, self.act, seed)
-        self.playing, self.recent = np.zeros(envs.num_envs), deque(recent, maxlen=100)
-        self.episodes = 0  # that have ended
-
-
-def train_on_policy(config, seed, state, device, update, make_envs=make_envs, make_net=make_net,
-                    make_collector=Collector):  # fmt: skip
-    """MERGE: half A's, with ``make_collector`` in place of ``Collector``."""
-    state = {"env_steps": 0, "episodes": 0, "recent": []} if state is None else {**state}
-    torch.manual_seed(seed + state["env_steps"])
-    with closing(make_envs(config)) as envs:
-        net = make_net(envs).to(device)
-        optimiser = torch.optim.Adam(net.parameters(), config.learning_rate, eps=1e-5, fused=True)
-        if state["env_steps"]:
-            net.load_state_dict(as_tensors(state["net"]))
-            optimiser.load_state_dict(as_tensors(state["optimiser"]))
-        start = seed + state["env_steps"]
-        collector = make_collector(envs, net, start, config.reward_scale, state["recent"])
-        while True:
-            if state["env_steps"] < config.steps:
-                learn_until_report(net, optimiser, collector, config, state, update)
-            now = lambda: copy.deepcopy(
-                {**state, "net": net.state_dict(), "optimiser": optimiser.state_dict()}
-            )
-            step = min(state["env_steps"], config.steps)
-            yield Progress(step, config.steps, state["metrics"], now, "environment steps")
-            if state["env_steps"] >= config.steps:
-                return
 
 
 # %% [markdown]
@@ -161,9 +121,9 @@ class StackNet(nn.Module):
 
 # %% [markdown]
 # The LSTM's memory is a pair of vectors for each environment, $h$ and $c$. They have to be emptied *where an episode
-# starts*, at that very step of the sequence, and for that environment only. PyTorch's `nn.LSTM` is several times faster
-# than a loop over its cell, but runs through to the end; so we cut the sequence wherever any environment starts, and
-# empty what has to be emptied between two pieces.
+# starts*, at that very step of the sequence, and for that environment only. The plain way is a loop over the steps.
+# PyTorch's `nn.LSTM` takes a whole sequence at once, which is faster, but runs through to its end; so we cut the
+# sequence wherever any environment starts, and empty what has to be emptied between two pieces.
 
 
 # %%
@@ -202,6 +162,35 @@ class LSTMNet(nn.Module):
         return Categorical(logits=heads[..., :-1], validate_args=False), heads[..., -1], memory
 
 
+# %%
+def step_by_step(
+    net: LSTMNet, obs: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor
+) -> torch.Tensor:
+    """What ``remember`` computes, the plain way: outputs [T, N, hidden]."""
+    outputs = []
+    for now, start in zip(net.encoder(obs), starts, strict=True):
+        h, c = (memory * ~start[:, None, None]).transpose(0, 1).contiguous()[:, None]
+        output, (h, c) = net.lstm(now[None], (h, c))
+        memory = torch.stack([h[0], c[0]], 1)
+        outputs.append(output[0])
+    return torch.stack(outputs)
+
+
+torch.manual_seed(0)
+net, obs = LSTMNet(2, 2, 64), torch.randn(128, 8, 2)
+starts = torch.rand(128, 8) < 0.005  # a start every 200 steps
+seconds = {}
+for name, unroll in {"plain": partial(step_by_step, net), "cut": net.remember}.items():
+    began = time.perf_counter()
+    for _ in range(by_budget(smoke=1, laptop=10)):
+        outputs = unroll(obs, starts, net.blank(8, "cpu"))
+        outputs = outputs if name == "plain" else outputs[0]
+        outputs.square().mean().backward()
+    seconds[name] = time.perf_counter() - began
+print(
+    f"unrolled and differentiated: the cut sequence is {seconds['plain'] / seconds['cut']:.1f} times as fast"
+)
+
 # %% [markdown]
 # ### Rollouts that keep their memory
 #
@@ -227,7 +216,7 @@ class Remembered(NamedTuple):
 
 
 # %%
-class MemoryCollector(Collector):
+class MemoryCollector(Player):
     """Plays a network with memory in N environments that show an episode's end before they reset."""
 
     AUTORESET = AutoresetMode.NEXT_STEP
@@ -265,9 +254,8 @@ class MemoryCollector(Collector):
             torch.from_numpy(np.stack(c)).to(self.device) for c in zip(*world, strict=True)
         )
         next_values = torch.cat([values[1:], self.look(step.next_obs)[2]])  # [T, N]
-        rewards = rewards * self.reward_scale
-        made = Rollout(*columns, rewards, values, next_values, terminated, done)
-        return Remembered(made, starts, valid, memory)
+        outcome = (rewards * self.reward_scale, values, next_values, terminated, done)
+        return Remembered(Rollout(*columns, *outcome), starts, valid, memory)
 
 
 # %% [markdown]
@@ -306,7 +294,7 @@ class MemoryConfig(PPOConfig):
     """PPO on CartPole without velocities; ``memory`` is "lstm", or a number of frames."""
 
     env_id: str = POLE
-    steps: int = knob(300_000, 4096, 2_000_000, "environment steps", step=4096)
+    steps: int = knob(122_880, 4096, 2_000_000, "environment steps", step=4096)
     num_envs: int = 32
     horizon: int = knob(128, 1, 512, "steps of each environment between updates")
     discount: float = knob(0.99, 0.5, 1.0, "gamma", step=0.001)
@@ -363,7 +351,7 @@ def remembering_policy(net: nn.Module) -> Policy:
 
 # %% tags=["P5"]
 memory_floor = random_returns(POLE, 1000, seed=0).mean()
-memory_config = by_budget(smoke=MemoryConfig(steps=8192), laptop=MemoryConfig())
+memory_config = by_budget(smoke=MemoryConfig(steps=4096), laptop=MemoryConfig())
 memory_run = watch(train_memory(memory_config, seed=1), floor=memory_floor)
 
 
@@ -409,6 +397,7 @@ plt.show()
 # Nobody told the network that velocities exist. Does it keep them? We let the trained agent play, record its LSTM's
 # output $h$ together with the velocities that it was not shown, and fit a *linear* map from one to the other, on half
 # of the carts. On the other half we ask how much of the velocities' variance the map explains ($R^2$; 1 is all of it).
+# For comparison the same is tried with the positions themselves, and with an LSTM that has learned nothing yet.
 
 
 # %%
@@ -439,10 +428,16 @@ def read_out(inputs: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> np.nda
 obs, outputs, alive = inner_life(lstm_net, 32, by_budget(smoke=12, laptop=200))
 now, steps = positions(obs), len(obs)
 before = np.stack([now[np.maximum(np.arange(steps) - back, 0)] for back in range(4)], -1)
+torch.manual_seed(0)
+fresh_net = make_memory_net(memory_config)
+with torch.no_grad():
+    seen, starts = torch.as_tensor(now, dtype=torch.float32), torch.zeros(steps, 32).bool()
+    untrained, _ = fresh_net.remember(seen, starts, fresh_net.blank(32, "cpu"))
 sources = {
     "the present positions": now,
     "positions of four steps": before.reshape(steps, 32, -1),
-    "the LSTM's output": outputs,
+    "an untrained LSTM": untrained.numpy(),
+    "the trained LSTM": outputs,
 }
 hidden_truth = obs[..., [1, 3]][alive]  # [M, 2]: what the agent never saw
 first_half = np.broadcast_to(np.arange(32) < 16, alive.shape)[alive]
@@ -458,7 +453,7 @@ figure, axes = plt.subplots(figsize=(7.2, 2.8))
 last_cart = np.broadcast_to(np.arange(32) == 31, alive.shape)[alive]
 axes.plot(hidden_truth[last_cart, 1][:100], color=plots.INK, label="true, never shown")
 axes.plot(
-    readings["the LSTM's output"][last_cart, 1][:100], label="read from the LSTM", linewidth=1.4
+    readings["the trained LSTM"][last_cart, 1][:100], label="read from the LSTM", linewidth=1.4
 )
 axes.plot(
     readings["the present positions"][last_cart, 1][:100], ":", label="read from the positions"
@@ -664,7 +659,7 @@ class BodyConfig(PPOConfig):
     """PPO on a MuJoCo body whose torques lie between -1 and 1."""
 
     env_id: str = "HalfCheetah-v5"
-    steps: int = knob(600_000, 4096, 5_000_000, "environment steps", step=4096)
+    steps: int = knob(307_200, 4096, 5_000_000, "environment steps", step=4096)
     num_envs: int = 16
     horizon: int = knob(128, 1, 2048, "steps of each environment between updates")
     discount: float = knob(0.99, 0.5, 1.0, "gamma", step=0.001)
@@ -710,7 +705,7 @@ def random_body_return(env_id: str, episodes: int, seed: int) -> float:
     return episode_returns(flail, env_id, episodes, seed).mean()
 
 
-body_config = by_budget(smoke=BodyConfig(steps=8192, horizon=64), laptop=BodyConfig())
+body_config = by_budget(smoke=BodyConfig(steps=4096, horizon=64), laptop=BodyConfig())
 body_floor = random_body_return(body_config.env_id, 10, seed=0)
 body_run = watch(train_body(body_config, seed=1), floor=body_floor)
 
@@ -872,7 +867,7 @@ class DDPGConfig:
     """DDPG (Lillicrap et al. 2016), one update for each environment step after the warm-up."""
 
     env_id: str = "Pendulum-v1"
-    steps: int = knob(10_000, 1000, 1_000_000, "environment steps", step=500)
+    steps: int = knob(8000, 1000, 1_000_000, "environment steps", step=500)
     discount: float = knob(0.98, 0.5, 0.999, "gamma", step=0.001)
     learning_rate: float = knob(1e-3, 1e-5, 1e-2, "of Adam, for actor and critic", step=1e-4)
     follow: float = knob(0.01, 0.001, 1.0, "tau: how fast the targets follow", step=0.001)
@@ -1098,7 +1093,7 @@ def actor_of(weights: dict) -> nn.Module:
 
 # %% tags=["P7"]
 pendulum_floor = random_body_return("Pendulum-v1", 100, seed=0)
-ddpg_config = by_budget(smoke=DDPGConfig(steps=2000), laptop=DDPGConfig())
+ddpg_config = by_budget(smoke=DDPGConfig(steps=1000, warm_up=900), laptop=DDPGConfig())
 snapshots = {}
 
 
@@ -1116,8 +1111,7 @@ print(f"trained in {ddpg_run.seconds:.0f} s, {ddpg_config.steps:,} environment s
 
 # %% [markdown]
 # *Mean return of the last twenty episodes, exploration included, against environment steps, live; the dotted line is
-# random play. A perfect return is not 0: a pendulum that starts at the bottom has to pay for its way up, so the mean
-# over all starts cannot rise much above −150.*
+# random play. Even the best return is far below 0: whoever starts at the bottom has to pay for the way up.*
 #
 # ### The value of every state
 #
@@ -1200,7 +1194,7 @@ print(f"mean learned minus exact value {np.mean((values - exact)[:, visited]):+.
 print(f"mean size of the difference {np.abs((values - exact)[:, visited]).mean():.1f}")
 
 # %% [markdown]
-# *Left the solution by value iteration, middle what ten thousand steps of experience taught the critic, right the
+# *Left the solution by value iteration, middle what 8,000 steps of experience taught the critic, right the
 # actor: orange pushes one way, violet the other. The actor has learned to switch: it pushes with the swing while the
 # pendulum is low, and brakes near the top. No torque between needed most of the time: this is a problem for which the
 # best policy is nearly all or nothing.*
@@ -1309,7 +1303,7 @@ plt.show()
 
 # %% tags=["P7"]
 REACHER = DDPGConfig("Reacher-v5")
-reacher_config = by_budget(smoke=replace(REACHER, steps=2000), laptop=REACHER)
+reacher_config = by_budget(smoke=replace(REACHER, steps=1000, warm_up=900), laptop=REACHER)
 reacher_floor = random_body_return("Reacher-v5", 100, seed=0)
 reacher_run = watch(train_ddpg(reacher_config, seed=1), floor=reacher_floor)
 reach = actor_policy(actor_of(reacher_run.state["agent"][0]), "Reacher-v5")
@@ -1502,7 +1496,7 @@ plt.show()
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 # One pass, one minibatch: the ratio is 1, nothing is clipped, and the gradient of ratio * A is that of A log π.
-steps = by_budget(smoke=8192, laptop=163_840)
+steps = by_budget(smoke=4096, laptop=122_880)
 figure, axes = plt.subplots(figsize=(7.2, 2.6))
 for horizon in (16, 128):
     a2c = replace(memory_config, steps=steps, epochs=1, horizon=horizon, minibatch=horizon * 32)
@@ -1520,7 +1514,7 @@ plt.show()
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 for frames in (1, 2, 4, 8):
-    config = replace(memory_config, steps=by_budget(smoke=4096, laptop=102_400), memory=frames)
+    config = replace(memory_config, steps=by_budget(smoke=4096, laptop=61_440), memory=frames)
     *_, progress = train_memory(config, seed=1)
     print(f"{frames} frames: mean return {progress.metrics['mean_return']:.0f}")
 # EXERCISE_FRAMES
@@ -1529,7 +1523,7 @@ for frames in (1, 2, 4, 8):
 # **Which of the three?** Take TD3's changes away one at a time, on the pendulum. Which of them lowers the values?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
-whole = TD3Config(steps=by_budget(smoke=2000, laptop=5000))
+whole = by_budget(smoke=TD3Config(steps=1000, warm_up=900), laptop=TD3Config(steps=4000))
 without = {
     "TD3": whole,
     "one critic": replace(whole, critics=1),
@@ -1552,8 +1546,8 @@ for label, config in without.items():
 # - Before the first gradient step every ratio is 1. Check it, and a class of silent faults is gone.
 # - PPO takes continuous actions by putting a Gaussian where the softmax was. Sum the log-probability over the torques,
 #   clip what the body gets, and leave the normaliser alone between playing and learning.
-# - DDPG replaces the $\max$ of a DQN by a network that climbs the critic. TD3 makes the critic's hill less
-#   trustworthy-looking only where it deserves it: two opinions, a blur, and patience.
+# - DDPG replaces the $\max$ of a DQN by a network that climbs the critic. TD3 does not trust the critic that far: it takes
+#   the smaller of two opinions, blurs the action it asks about, and lets the actor move at every second step.
 #
 # ## How the numbers were measured
 
