@@ -1997,7 +1997,7 @@ for run in results.runs("D7", "freeway"):
 
 # %% [markdown]
 # *Crossings a game of the stored runs, while they explore: mean and 95 % interval over three seeds. The agent passes the
-# score of UP alone before it has made a fifth of its decisions, stands near 29 at a third, and gains the last two
+# score of UP alone before it has made a fifth of its decisions, stands near 28 at a third, and gains the last few
 # crossings slowly. The narrow band covers three seeds and no more.* For orientation: the literature reports 33.6
 # crossings for C51 that learns from pixels, after 200 million frames
 # [(Bellemare et al., 2017)](../book/bibliography.md#bellemare2017). That is a different task: our agent has made half a

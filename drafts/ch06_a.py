@@ -679,6 +679,7 @@ for num_envs in (1, 4, 32):
 
 # %% [markdown]
 # CAPTION_COSINES
+#
 # ## A3C: nobody waits
 #
 # A synchronous step lasts as long as its slowest worker. The *asynchronous* advantage actor–critic
@@ -821,9 +822,9 @@ def train_a3c(
 ) -> Iterator[Progress]:
     """A3C (Mnih et al. 2016, algorithm S3) with shared Adam moments. The networks live on the CPU.
 
-    state: {"env_steps", "net", "shared": [params, first, second, adam_step], "recent", "metrics"}.
+    state: {"env_steps", "updates", "net", "shared": [params, first, second, adam_step], "recent", "metrics"}.
     """
-    state = {"env_steps": 0, "recent": []} if state is None else {**state}
+    state = {"env_steps": 0, "updates": 0, "recent": []} if state is None else {**state}
     torch.manual_seed(seed + state["env_steps"])
     with closing(same_step_envs(config.env_id, 1)) as envs:
         net = make_net(envs)
@@ -833,7 +834,7 @@ def train_a3c(
         shared.params.copy_(initial)
         for view, saved in zip(shared, as_tensors(state.get("shared", [])), strict=False):
             view.copy_(saved)
-        shared.counts[0, 0] = state["env_steps"]
+        shared.counts[0, :2] = torch.tensor([state["env_steps"], state["updates"]])
         for rank in range(config.workers if state["env_steps"] < config.steps else 0):
             start = seed + state["env_steps"] + 100_003 * rank
             crew.add(a3c_worker, folder, net, config, start, rank)
@@ -879,6 +880,8 @@ def a3c_reports(
     began, reported = time.perf_counter(), state["env_steps"]
 
     def report() -> Progress:
+        if "metrics" in state and state["env_steps"] >= config.steps:  # there was nothing to do
+            return Progress(config.steps, config.steps, state["metrics"], now, "environment steps")
         state["env_steps"], state["updates"], _ = shared.counts.sum(0).tolist()
         state["recent"] = [*recent]
         speed = (state["env_steps"] - reported) / (time.perf_counter() - began)
@@ -903,7 +906,9 @@ def a3c_reports(
 
 
 # %% tags=["P3"]
-A3C_POLE = A3CConfig(POLE, steps=200_000, discount=0.99, lam=0.95, reward_scale=0.1)
+A3C_POLE = A3CConfig(
+    POLE, steps=250_000, discount=0.99, lam=0.95, max_grad_norm=5.0, reward_scale=0.1
+)
 a3c_config = by_budget(smoke=A3CConfig(steps=8192), laptop=A3CConfig(steps=300_000))
 a3c_run = watch(train_a3c(a3c_config, seed=1), floor=floors[LANDER])
 a3c_score = score(net_of(a3c_run.state["net"], LANDER), LANDER, seed=1)
@@ -1266,7 +1271,7 @@ def ppo_loss(
 
 # %% [markdown]
 # `approx_kl` estimates the divergence between the policy that played and the present one from the actions taken alone.
-# The obvious estimate, the mean of $-\log \rho$, has the right mean and comes out negative as often as not;
+# The obvious estimate, the mean of $-\log \rho$, has the right mean, and in a small batch often comes out negative;
 # $\rho - 1 - \log \rho$ has the same mean, since $\mathbb{E}[\rho] = 1$, and is never negative
 # [(Schulman, 2020)](../book/bibliography.md#schulman2020).
 
@@ -1672,6 +1677,7 @@ class ACERConfig(A2CConfig):
     alpha: float = knob(0.99, 0.0, 1.0, "how slowly the average policy trails", step=0.005)
 
 
+# %%
 def acer_update(
     net: ACERNet, average: nn.Module, optimiser: torch.optim.Optimizer, batch: Trajectories, config: ACERConfig, remaining: float
 ) -> dict[str, float]:  # fmt: skip

@@ -1134,7 +1134,7 @@ def draw_values(axes: plt.Axes, values: np.ndarray, path: np.ndarray, title: str
     """Values [H, W] over angle and speed, with the path of a swing-up."""
     axes.imshow(
         values.T, origin="lower", extent=(-180, 180, -8, 8), aspect="auto", cmap="viridis",
-        vmin=-320, vmax=0,
+        vmin=-250, vmax=0,
     )  # fmt: skip
     axes.plot(np.degrees(path[:, 0]), path[:, 1], ".", color="white", markersize=3)
     axes.set(xlabel="angle (degrees)", title=title, xticks=(-180, -90, 0, 90, 180))
@@ -1192,12 +1192,15 @@ plt.show()
 visited = np.abs(grid.speeds) <= 6
 print(f"mean learned minus exact value {np.mean((values - exact)[:, visited]):+.1f}")
 print(f"mean size of the difference {np.abs((values - exact)[:, visited]).mean():.1f}")
+print(
+    f"states in which the torque is above 95 % of the largest: {np.mean(np.abs(shares) > 0.95):.0%}"
+)
 
 # %% [markdown]
-# *Left the solution by value iteration, middle what 8,000 steps of experience taught the critic, right the
-# actor: orange pushes one way, violet the other. The actor has learned to switch: it pushes with the swing while the
-# pendulum is low, and brakes near the top. No torque between needed most of the time: this is a problem for which the
-# best policy is nearly all or nothing.*
+# *Left the solution by value iteration (a grid's blur makes it wrong by about 2 on average), middle what 8,000 steps of
+# experience taught the critic, right the actor: orange pushes one way, violet the other. The ridge and the hollows are
+# where they belong; the sharp edges, where one more swing becomes necessary, are worn smooth. The actor has learned to
+# switch: nearly everywhere it pushes with all it has, one way or the other.*
 # CAPTION_DDPG_SURFACE
 #
 # Change it yourself. With `noise` at 0 the actor explores by its own mistakes only; with `follow` at 1 the targets are

@@ -179,17 +179,17 @@ def test_the_clock_is_bootstrapped_with_the_memory_of_its_own_episode():
 def test_an_update_begins_at_a_ratio_of_1(memory):
     """With a learning rate of 0 the policy stays the one that played, from the memory it played with."""
     torch.manual_seed(0)
-    config = ch.MemoryConfig(num_envs=8, horizon=16, minibatch=64, epochs=2, memory=memory)
+    config = ch.MemoryConfig(num_envs=8, horizon=32, minibatch=128, epochs=2, memory=memory)
     net = ch.make_memory_net(config)
     heads = net.heads if memory == "lstm" else net.net.policy[-1]
     heads.weight.data *= 50
     collector = ch.MemoryCollector(short_poles(8, 25), net, 0, 1.0)
-    rollouts = [collector.collect(16) for _ in range(3)]
+    rollouts = [collector.collect(32) for _ in range(3)]
     still = torch.optim.SGD(net.parameters(), 0.0)
     for rollout in rollouts:
-        assert abs(ch.memory_update(net, still, rollout, config, 1.0)["approx_kl"]) < 1e-8
+        assert abs(ch.memory_update(net, still, rollout, config, 1.0)["approx_kl"]) < 1e-6
     lost = rollouts[1]._replace(memory=torch.zeros_like(rollouts[1].memory))  # planted
-    assert ch.memory_update(net, still, lost, config, 1.0)["approx_kl"] > 1e-7
+    assert ch.memory_update(net, still, lost, config, 1.0)["approx_kl"] > 1e-5
 
 
 def test_rows_without_a_decision_do_not_enter_the_loss():
