@@ -22,7 +22,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 0](ch00_foundations.ipynb): Q-learning, replay and target networks. Averages; the rest of the probability is below. |
-# | **Time** | About fourteen minutes for all cells on two cores, most of it for Freeway. The first half trains nothing and is immediate. |
+# | **Time** | About eight minutes for all cells on two cores, most of it for Freeway. The first half trains nothing and is immediate. |
 # | **Memory** | Under 2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -1131,7 +1131,7 @@ for axes, (title, (reward, discount)) in zip(panels, backed_up.items(), strict=T
     axes.set(title=title, xlabel="return")
     print(f"{title:22s} mass {projected.sum():.6f}, mean {projected @ SUPPORT:.4f}, "
           f"mean of the clipped recipe {exact:.4f}")  # fmt: skip
-panels[0].legend()
+panels[2].legend(loc="upper left", fontsize=8)
 panels[0].set_ylabel("probability")
 plt.show()
 
@@ -1191,8 +1191,8 @@ ours = project(*certain, SUPPORT).sum(1)
 figure, axes = plt.subplots(figsize=(7.2, 2.2))
 axes.plot(swept, kept, color=plots.COLOURS[1], linewidth=1, label="floor and ceiling")
 axes.plot(swept, ours, label="neighbours by distance")
-axes.set(xlabel="reward at a terminal state", ylabel="mass of the target", ylim=(-0.05, 1.1))
-axes.legend(loc="lower right")
+axes.set(xlabel="reward at a terminal state", ylabel="mass of the target", ylim=(-0.05, 1.5))
+axes.legend(loc="upper right", ncols=2)
 plt.show()
 print(
     f"of {len(swept)} rewards, {(kept == 0).sum()} lose their whole mass; at 0: mass {kept[200]:.0f}"
@@ -1414,7 +1414,7 @@ for exponent, name in {0.0: "no weights", 0.5: "exponent 0.5", 1.0: "exponent 1"
         guess_the_mean(exponent, updates=by_budget(500, 3000), seed=0), label=name, linewidth=1.4
     )
 axes.axhline(0.5, color=plots.INK, linestyle=":", label="true mean")
-axes.set(xlabel="update", ylabel="guess of the mean prize")
+axes.set(xlabel="update", ylabel="guess of the mean prize", ylim=(0, 3.4))
 axes.legend(loc="upper right", ncols=2)
 plt.show()
 
@@ -1884,7 +1884,7 @@ def train(
         restore(learner, state)
     explorer = Explorer(learner.network, config, seed, steps)
     n_step = NStep(config.n_step, config.discount)
-    scores = deque(state["scores"] if state else (), maxlen=128)  # mean rewards of recent decisions
+    scores = deque(state["scores"] if state else (), maxlen=512)  # mean rewards of recent decisions
     loss = state["loss"] if state else 0.0
     process, games = spawn(play, config.num_envs, 10_000_000 * seed + 1000 * steps)
     try:
@@ -1943,7 +1943,7 @@ def greedy_policy(config: AgentConfig, state: dict) -> Policy:
 
 # %% [markdown]
 # Now train it, live: two thirds of the decisions of the stored runs below, so that it takes no more than six minutes.
-# The curve counts crossings over the last 128 decisions of all 16 games, scaled to a whole game; exploration is
+# The curve counts crossings over the last quarter of a game in all 16 of them, scaled to a whole game; exploration is
 # included, so the agent plays a little worse there than it can.
 
 # %% tags=["D7"]
@@ -1981,10 +1981,15 @@ def floor_of_up() -> float:
     return np.mean([run["baselines"]["freeway_crossings"] for run in runs])
 
 
+def draw_stored(axes: Axes, row: str, name: str, label: str) -> None:
+    """Crossings while learning over thousands of decisions, averaged over four stored points; a band over seeds."""
+    stored = results.curves(row, name, "crossings")
+    crossings = np.stack([np.convolve(curve, np.full(4, 0.25), "valid") for curve in stored])
+    plots.bands(axes, results.curves(row, name, "decisions")[0][3:] / 1000, crossings, label)
+
+
 figure, axes = plt.subplots()
-stored = results.curves("D7", "freeway", "crossings")
-thousands = results.curves("D7", "freeway", "decisions")[0] / 1000
-plots.bands(axes, thousands, stored, "this chapter's agent, exploring")
+draw_stored(axes, "D7", "freeway", "this chapter's agent, exploring")
 axes.axhline(floor_of_up(), color=plots.INK, linestyle=":", label="holding UP")
 axes.axhline(0, color=plots.INK, linewidth=1, label="random policy")
 axes.set(xlabel="thousand decisions", ylabel="crossings a game", ylim=(-1, 34))
@@ -1996,8 +2001,8 @@ for run in results.runs("D7", "freeway"):
           f"trained in {found['freeway_seconds']:.0f} s on {run['cores']} cores")  # fmt: skip
 
 # %% [markdown]
-# *Crossings a game of the stored runs, while they explore: mean and 95 % interval over three seeds. The agent passes the
-# score of UP alone before it has made a fifth of its decisions, stands near 28 at a third, and gains the last few
+# *Crossings a game of the stored runs, while they explore: mean and 95 % interval over three seeds. The agent passes
+# the score of UP alone before it has made a fifth of its decisions, stands near 28 at a third, and gains the last few
 # crossings slowly. The narrow band covers three seeds and no more.* For orientation: the literature reports 33.6
 # crossings for C51 that learns from pixels, after 200 million frames
 # [(Bellemare et al., 2017)](../book/bibliography.md#bellemare2017). That is a different task: our agent has made half a
@@ -2052,45 +2057,45 @@ draw_crossings(
 plt.show()
 
 # %% [markdown]
-# *Greedy crossings over ten fresh games after 65,536 decisions: each circle is a seed, each bar their mean with its 95 %
-# interval; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them already
-# have n-step returns, prioritised replay and distributions. With raw bytes and single exploratory actions, one seed of
-# three ends at 0, and two hold UP. With held exploration no seed fails. What the next two pieces buy is not visible at
-# this budget; the phases lift two seeds of three above UP. Right: what is replayed makes no visible difference here.* So
-# an eighth of the training is enough to find UP, and hardly enough to beat it: what tells the pieces apart comes later,
-# when the agent learns where to wait.
+# *Greedy crossings over ten fresh games after 65,536 decisions: each circle is a seed, each bar their mean with its 95
+# % interval; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them
+# already have n-step returns, prioritised replay and distributions. With raw bytes and single exploratory actions, one
+# seed of three ends at 0, and two hold UP. With held exploration no seed fails. What the next two pieces buy is not
+# visible at this budget; the phases lift two seeds of three above UP. Right: what is replayed makes no visible
+# difference here.* So an eighth of the training is enough to find UP, and hardly enough to beat it. How far each piece
+# carries later, these runs do not say.
 
 # %%
-renewals = np.array(live["loss"])
-window = slice(-by_budget(smoke=20, laptop=200), None)
+divergence = np.array(live["loss"])
+learning = np.flatnonzero(divergence)[0]  # the first report with updates
+updates = 8 * LIVE.updates * (np.arange(len(divergence)) - learning + 1)  # made by each report
+late = updates > updates[-1] // 2
+since = updates % LIVE.sync_every
+places = np.unique(since[late])
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 2.5))
-panels[0].plot(np.array(live.steps) / 1000, renewals, linewidth=0.8)
-panels[1].plot(np.array(live.steps[window]) / 1000, renewals[window], ".-", linewidth=1)
-for axes in panels:
-    axes.set(xlabel="thousand decisions", ylabel="divergence (nats)")
-panels[0].set(title="the whole training", yscale="log")
-panels[1].set_title("its end: the target network's renewals")
+panels[0].plot(np.array(live.steps)[learning:] / 1000, divergence[learning:], linewidth=0.8)
+panels[0].set(title="the whole training", xlabel="thousand decisions", yscale="log")
+panels[1].plot(places, [divergence[late & (since == place)].mean() for place in places], "o-")
+panels[1].set(title="second half", xlabel="updates since the target network's renewal")
+panels[0].set_ylabel("divergence (nats)")
 plt.show()
 
 # %% [markdown]
-# *The loss of the live run: the divergence between target and prediction, averaged over each report. Its zigzag at the
-# end has the rhythm of the target network's renewals, as in the first agent of this chapter; the rewards and the
-# prioritised draws add noise of their own. It does not fall towards zero: the replay draws what the network predicts
-# worst.*
+# *Left: the loss of the live run, the divergence between target and prediction, averaged over each report. It rises
+# while the agent improves. The average is over prioritised draws, which seek out what the network predicts worst, so it
+# says little about how well the agent plays. Right: the same loss in the second half, against the number of updates
+# since the last renewal of the target network. At the first agent of this chapter, each renewal made the divergence
+# jump by a factor of hundreds; here the points differ by a few percent, without an order. What chance does in the game
+# outweighs what a renewal changes.*
 #
 # Try it yourself. The panel trains the short version, with your settings:
 
 # %%
 preview = Figure(figsize=(7.2, 2.6), dpi=72)
 axes = preview.subplots()
-plots.bands(
-    axes,
-    results.curves("D7", "brief", "decisions")[0],
-    results.curves("D7", "brief", "crossings"),
-    "defaults",
-)
+draw_stored(axes, "D7", "brief", "defaults")
 axes.axhline(held.mean(), color=plots.INK, linestyle=":", label="holding UP")
-axes.set(xlabel="decision", ylabel="crossings")
+axes.set(xlabel="thousand decisions", ylabel="crossings")
 axes.legend()
 freeway_panel = panel(train, BRIEF, metric="crossings", preview=plots.to_png(preview))
 
@@ -2159,7 +2164,7 @@ support = atoms_of(config)
 length = by_budget(smoke=40, laptop=260)
 frames, memory, game_values = watch_game(config, state, seed=30_000, decisions=length)
 pictures = [game_picture(frames[t], game_values[t], support) for t in range(0, length, 4)]
-show(scrubber(pictures[:36], "picture", interval=250), pictures[0])
+show(scrubber(pictures[:32], "picture", interval=250), pictures[0])
 
 # %% [markdown]
 # *Left: the game. Right: what the agent expects of waiting, going up and going down, as distributions of the shaped
@@ -2212,9 +2217,9 @@ for axes in panels[-1]:
 plt.show()
 
 # %% [markdown]
-# *Three instants of that game, one in each row: two at which the agent does not go up, and one near the top of the road.
-# The coloured action is the chosen one. The shapes are nearly the same for all three actions, and the choice hangs on
-# small differences between their means.*
+# *Three instants of that game, one in each row: two at which the agent does not go up, and one near the top of the
+# road. The coloured action is the chosen one. Mostly the three shapes resemble each other, and the choice hangs on
+# small differences between their means; where an action leads into a car, a second bump stands to the left.*
 #
 # ## The source's update, C51 and quantiles
 #
@@ -2235,21 +2240,19 @@ compared = {"the source's smear": ("D8", "smear"), "C51, as bare": ("D8", "c51_b
             "C51": ("D7", "brief"), "quantiles (QR-DQN)": ("D8", "quantiles")}  # fmt: skip
 figure, (curves, final) = plt.subplots(1, 2, figsize=(9.5, 3.0), width_ratios=(1.3, 1))
 for label, where in compared.items():
-    decisions = results.curves(*where, "decisions")[0] / 1000
-    plots.bands(curves, decisions, results.curves(*where, "crossings"), label)
+    draw_stored(curves, *where, label)
 curves.axhline(0, color=plots.INK, linewidth=1)
 curves.axhline(floor_of_up(), color=plots.INK, linestyle=":")
 curves.set(xlabel="thousand decisions", ylabel="crossings a game, exploring", ylim=(-1, 34))
-curves.legend(fontsize=8)
 draw_crossings(final, compared, "greedy, after training")
 plt.show()
 
 # %% [markdown]
-# *Left: crossings while learning, right: greedy crossings after it, three seeds each. The source's smear falls short of
-# UP on every seed. That is not the smear alone: it also does without shaping, n-step returns and double Q-learning, and
-# has its own rewards. C51 stripped of the same three is the fair comparison; it does as badly on one seed and finds UP
-# on two. With them, C51 is somewhat better still, and QR-DQN is the best of all on each seed. Our settings were chosen
-# with C51, so its second place is not for lack of tuning.*
+# *Left: crossings while learning, in the colours of the bars; right: greedy crossings after it, three seeds each. The
+# source's smear falls short of UP on every seed. That is not the smear alone: it also does without shaping, n-step
+# returns and double Q-learning, and has its own rewards. C51 stripped of the same three is the fair comparison; it does
+# as badly on one seed and finds UP on two. With them, C51 is somewhat better still, and QR-DQN is the best of all on
+# each seed. Our settings were chosen with C51, so its second place is not for lack of tuning.*
 #
 # ## Rainbow, and which parts of it count
 #
@@ -2292,11 +2295,12 @@ plt.show()
 
 # %% [markdown]
 # *Left: greedy crossings after training without one part at a time; right: crossings averaged over the training, while
-# exploring; three seeds each.* What can be seen: without n-step returns the agent does not get beyond UP on any seed,
-# and noise alone, the paper's way of exploring, is the only bar clearly below UP. What cannot: the intervals of the
+# exploring; three seeds each.* What can be seen: noise alone, the paper's way of exploring, is clearly below the rest
+# in both panels; without n-step returns no seed's greedy agent gets beyond UP; and without distributions every seed
+# learns more slowly than every seed of Rainbow, though it ends in the same place. What cannot: the intervals of the
 # other parts overlap with Rainbow's. At an eighth of our training and with three seeds, this game does not tell whether
-# double Q-learning, priorities, dueling, noise or distributions help. One more caution: without distributions,
-# priorities are another quantity too, the Huber loss instead of the divergence.
+# double Q-learning, priorities, dueling or noisy layers help. One more caution: without distributions, priorities are
+# another quantity too, the Huber loss instead of the divergence.
 
 # %% [markdown]
 # ## Choosing by more than the mean

@@ -252,12 +252,12 @@ class A2CConfig:
 
     env_id: str = LANDER
     steps: int = knob(400_000, 1000, 5_000_000, "environment steps", step=1000)
-    num_envs: int = knob(32, 1, 256, "environments side by side")
-    horizon: int = knob(16, 1, 2048, "steps of each environment between updates")
+    num_envs: int = knob(16, 1, 256, "environments side by side")
+    horizon: int = knob(8, 1, 2048, "steps of each environment between updates")
     discount: float = knob(0.995, 0.5, 1.0, "gamma", step=0.001)
     lam: float = knob(0.98, 0.0, 1.0, "lambda of the advantages", step=0.01)
-    learning_rate: float = knob(2e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
-    entropy: float = knob(0.001, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
+    learning_rate: float = knob(1.5e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
+    entropy: float = knob(0.01, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
     value_weight: float = 0.5
     max_grad_norm: float = 0.5
     reward_scale: float = 0.01
@@ -463,6 +463,11 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> torch.Ten
 
 
 # %%
+def standardised(advantages: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the batch, whatever its shape."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
 def a2c_rollout_loss(
     net: nn.Module, rollout: Rollout, config: A2CConfig, remaining: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -471,7 +476,8 @@ def a2c_rollout_loss(
     policy, values = net(rollout.obs)
     log_probs, entropies = policy.log_prob(rollout.actions), policy.entropy()
     weight = config.entropy * remaining
-    loss = a2c_loss(log_probs, entropies, values, advantages, returns, config, weight)
+    numbers = (log_probs, entropies, values, standardised(advantages), returns)
+    loss = a2c_loss(*numbers, config, weight)
     explained = explained_variance(rollout.values, returns)
     return loss, {"entropy": entropies.mean(), "explained_variance": explained}
 
@@ -586,7 +592,7 @@ def train_a2c(
 # %% tags=["P2"]
 A2C_SOURCE = A2CConfig(num_envs=3, horizon=5, steps=180_000, discount=0.98, lam=1.0,
                        learning_rate=2e-4, entropy=0.0, value_weight=1.0, workers=1)  # fmt: skip
-A2C_POLE = A2CConfig(POLE, steps=250_000, num_envs=16, horizon=16, discount=0.99, lam=0.95,
+A2C_POLE = A2CConfig(POLE, steps=250_000, horizon=16, learning_rate=2e-3, discount=0.99, lam=0.95,
                      max_grad_norm=5.0, reward_scale=0.1, workers=1)  # fmt: skip
 pole_config = by_budget(smoke=replace(A2C_POLE, steps=8192), laptop=A2C_POLE)
 pole_run = watch(train_a2c(pole_config, seed=1), floor=floors[POLE])
@@ -648,7 +654,7 @@ for name in ("a2c_pole", "a2c_lander", "a2c_source"):
 #
 # ### Why so many environments?
 #
-# Thirty-two environments do not make the update larger: a rollout of five steps of thirty-two, or of 160 steps of one,
+# Many environments do not make the update larger: a rollout of five steps of thirty-two, or of 160 steps of one,
 # has the same size. They make it *more even*. The states of one stretch of one episode resemble each other, so the
 # gradients of two such stretches point in quite different directions. Take one fixed policy, collect many rollouts of
 # 160 steps in either shape, and measure the cosine between the gradients of two rollouts: 1 if they agree, 0 if they
@@ -1152,8 +1158,7 @@ def trpo_update(
     """A natural step of the policy; ten passes over the rollout for the critic."""
     advantages, returns = gae(*rollout[3:], config.discount, config.lam)
     obs, actions = rollout.obs.flatten(0, 1), rollout.actions.flatten()
-    normalised = (advantages - advantages.mean()).flatten() / (advantages.std() + 1e-8)
-    found = natural_step(net, obs, actions, normalised)
+    found = natural_step(net, obs, actions, standardised(advantages).flatten())
     for _ in range(10):
         for rows in torch.randperm(len(obs)).split(512):
             loss = F.mse_loss(net(obs[rows])[1], returns.flatten()[rows])
@@ -1232,9 +1237,9 @@ show(image_slider(pictures, "clip ε", start=2), pictures["0.2"])
 class PPOConfig(A2CConfig):
     """PPO. Learning rate and entropy bonus fall to 0 over the run."""
 
+    num_envs: int = knob(32, 1, 256, "environments side by side")
     horizon: int = knob(128, 1, 2048, "steps of each environment between updates")
     learning_rate: float = knob(2e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
-    entropy: float = knob(0.01, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
     epochs: int = knob(4, 1, 20, "passes over a rollout")
     minibatch: int = knob(256, 32, 8192, "steps of a gradient step", step=32)
     clip: float = knob(0.2, 0.01, 1.0, "epsilon: how far the ratio may move", step=0.01)
@@ -1255,9 +1260,9 @@ def ppo_loss(
     All tensors [B]: three of the policy and critic as they are now, then three from the rollout.
     """
     log_ratios = log_probs - old_log_probs
-    ratios = log_ratios.exp()  # <= CHANGED from A2C, with the line after next
-    normalised = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    gain = clipped_gain(ratios, normalised, config.clip).mean() + entropy_weight * entropies.mean()
+    ratios = log_ratios.exp()  # <= CHANGED from A2C, with the next line
+    gain = clipped_gain(ratios, standardised(advantages), config.clip).mean()
+    gain = gain + entropy_weight * entropies.mean()
     loss = config.value_weight * F.mse_loss(values, returns) - gain
     with torch.no_grad():
         diagnostics = {
@@ -1873,7 +1878,7 @@ for label, place in FAMILY.items():
 def handed_over(clear_local: bool, updates: int, seed: int) -> np.ndarray:
     """Norm of the gradient that reaches the global model, and mean return, after each update: [updates, 2]."""
     torch.manual_seed(seed)
-    config = A2CConfig(POLE, num_envs=8, discount=0.99, lam=0.95, reward_scale=0.1)
+    config = replace(A2C_POLE, num_envs=8)
     envs, rows = same_step_envs(POLE, config.num_envs), []
     shared, local = make_net(envs), make_net(envs)
     local.load_state_dict(shared.state_dict())
@@ -2066,7 +2071,7 @@ for capacity in (320, 5120, 50_240):
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 rng = np.random.default_rng(0)
 for workers in (1, 2, 4):
-    with closing(make_envs(A2CConfig(workers=workers))) as envs:
+    with closing(make_envs(A2CConfig(num_envs=32, workers=workers))) as envs:
         stream = transitions(envs, lambda obs: rng.integers(4, size=len(obs)), seed=0)
         warm = list(islice(stream, 10))
         began, steps = time.perf_counter(), by_budget(smoke=20, laptop=300)

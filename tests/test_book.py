@@ -18,6 +18,7 @@ STACK = ".widget-box:not(.widget-hbox, .widget-vbox):has(> .widget-image)"  # it
 EXPECTED = {
     "ch00_foundations": {"equations": 3, "widgets": 4, "sliders": 1, "videos": 1},
     "ch01_evolution": {"equations": 3, "widgets": 5, "sliders": 3, "videos": 2},
+    "ch02_distributional_dqn": {"equations": 3, "widgets": 8, "sliders": 3, "videos": 1},
 }
 SHOWN = "stack => [...stack.querySelectorAll('img')].filter(i => i.checkVisibility()).map(i => i.src).join()"
 
