@@ -356,7 +356,8 @@ def test_the_target_takes_the_greedy_action_of_the_next_state(
 
 @pytest.mark.parametrize("returns", ["categorical", "quantile", "mean", "smear"])
 def test_only_the_action_taken_gets_a_gradient_and_the_target_network_none(returns: str) -> None:
-    config, outputs = ch.AgentConfig(returns=returns), 1 if returns == "mean" else ch.ATOMS
+    config = ch.AgentConfig(returns=returns, n_step=1)
+    outputs = 1 if returns == "mean" else ch.ATOMS
     torch.manual_seed(0)
     online, target = Table(torch.randn(2, 3, outputs)), Table(torch.randn(2, 3, outputs))
     ch.losses_of(online, target, one_row(1, 10.0, 0.9), config).sum().backward()
@@ -399,11 +400,14 @@ def test_the_first_agent_meets_its_target_and_spikes_at_every_renewal(seed: int)
     curves, probs = ch.fit_toy(ch.ToyConfig(), seed)
     divergence, every = np.array(curves["divergence"]), ch.ToyConfig().sync_every
     assert divergence[-1] < 0.01
-    assert (divergence[every::every] > 5 * divergence[every - 1 : -1 : every]).all()
+    jumps = divergence[every::every] / divergence[every - 1 : -1 : every]
+    assert jumps.min() > 1.1  # the first renewals come before the network has met its target
+    assert jumps[4:].min() > 20
     peaks = ch.SUPPORT[probs.argmax(-1)]
     assert abs(peaks[0, 0]) < 0.5 and abs(peaks[1, 2] - 8) < 0.5
     untaken = probs[[0, 0, 1, 1], [1, 2, 0, 1]]
-    assert untaken.max() < 0.15 < probs[0, 0].max()
+    taken = probs[[0, 1], [0, 2]].max(-1).values
+    assert untaken.max() < 0.75 * taken.min()  # moved only by the hidden layer, which all share
 
 
 def test_gradients_that_are_never_cleared_do_not_converge() -> None:
