@@ -2057,13 +2057,13 @@ draw_crossings(
 plt.show()
 
 # %% [markdown]
-# *Greedy crossings over ten fresh games after 65,536 decisions: each circle is a seed, each bar their mean with its 95
-# % interval; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them
-# already have n-step returns, prioritised replay and distributions. With raw bytes and single exploratory actions, one
-# seed of three ends at 0, and two hold UP. With held exploration no seed fails. What the next two pieces buy is not
-# visible at this budget; the phases lift two seeds of three above UP. Right: what is replayed makes no visible
-# difference here.* So an eighth of the training is enough to find UP, and hardly enough to beat it. How far each piece
-# carries later, these runs do not say.
+# *Greedy crossings over ten fresh games after 65,536 decisions: a circle is a seed, a bar their mean with its 95 %
+# interval; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them already
+# have n-step returns, prioritised replay and distributions. With raw bytes and single exploratory actions, one seed of
+# three ends at 0, and two hold UP. With held exploration no seed fails. What the next two pieces buy is not visible at
+# this budget; the phases lift two seeds of three above UP. Right: what is replayed makes no visible difference here.*
+# So an eighth of the training is enough to find UP, and hardly enough to beat it. How far each piece carries later,
+# these runs do not say.
 
 # %%
 divergence = np.array(live["loss"])

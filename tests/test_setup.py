@@ -179,6 +179,15 @@ def test_every_chapter_is_a_pair():
     ]
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "chapters").glob("*.py")), ids=lambda path: path.stem
+)
+def test_no_line_of_prose_is_taken_for_a_magic(path):
+    """jupytext drops a Markdown line that begins with a lone percent sign."""
+    lines = path.read_text(encoding="utf8").splitlines()
+    assert not [line for line in lines if line.startswith("# % ")]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_notebook_and_script_are_in_step(path):
     stored, script = (
