@@ -179,9 +179,7 @@ def test_every_chapter_is_a_pair():
     ]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "chapters").glob("*.py")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", SCRIPTS)
 def test_no_line_of_prose_is_taken_for_a_magic(path):
     """jupytext drops a Markdown line that begins with a lone percent sign."""
     lines = path.read_text(encoding="utf8").splitlines()
