@@ -2562,8 +2562,8 @@ for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
 #   target network is renewed.
 # - Prioritised replay is three things at once: a power of the priority, importance weights, and a structure that draws
 #   quickly.
-# - Freeway is learned from 128 bytes in minutes, and what the agent was told has a large share in that: which bytes to
-#   look at, a reward on the way, and how long to hold an exploratory action.
+# - Freeway is learned from 128 bytes in minutes, ten crossings beyond what UP alone scores. The agent was told which bytes
+#   to look at and rewarded on the way; how much each of these counts, our short runs hardly show.
 # - With distributions one can choose by more than the mean, and different criteria take different paths.
 #
 # Further reading: [Bellemare et al. (2017)](../book/bibliography.md#bellemare2017) for C51,
