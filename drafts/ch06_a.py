@@ -164,20 +164,22 @@ def make_net(envs: VectorEnv) -> nn.Module:
     return PolicyNet(envs.single_observation_space.shape[0], int(envs.single_action_space.n))
 
 
-def greedy(net: nn.Module) -> Policy:
-    """The likeliest action of a network with this chapter's interface."""
+def sampled(net: nn.Module) -> Policy:
+    """Actions drawn from a network with this chapter's interface."""
 
     @torch.no_grad()
     def policy(obs: np.ndarray) -> np.ndarray:
         device = next(net.parameters()).device
-        return net(torch.as_tensor(obs, dtype=torch.float32, device=device))[0].mode.cpu().numpy()
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+        return net(obs)[0].sample().cpu().numpy()
 
     return policy
 
 
 def score(net: nn.Module, env_id: str, seed: int, episodes: int = 100) -> np.ndarray:
-    """Returns of the greedy policy over fresh episodes: [episodes]."""
-    return episode_returns(greedy(net), env_id, episodes, SCORING + seed)
+    """Returns over fresh episodes, actions sampled as in training: [episodes]."""
+    torch.manual_seed(SCORING + seed)
+    return episode_returns(sampled(net), env_id, episodes, SCORING + seed)
 
 
 # %% [markdown]
@@ -253,11 +255,12 @@ class A2CConfig:
     env_id: str = LANDER
     steps: int = knob(400_000, 1000, 5_000_000, "environment steps", step=1000)
     num_envs: int = knob(16, 1, 256, "environments side by side")
-    horizon: int = knob(8, 1, 2048, "steps of each environment between updates")
+    horizon: int = knob(64, 1, 2048, "steps of each environment between updates")
     discount: float = knob(0.995, 0.5, 1.0, "gamma", step=0.001)
     lam: float = knob(0.98, 0.0, 1.0, "lambda of the advantages", step=0.01)
-    learning_rate: float = knob(1.5e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
-    entropy: float = knob(0.01, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
+    learning_rate: float = knob(5e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
+    entropy: float = knob(0.005, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
+    standardise: bool = True
     value_weight: float = 0.5
     max_grad_norm: float = 0.5
     reward_scale: float = 0.01
@@ -476,8 +479,8 @@ def a2c_rollout_loss(
     policy, values = net(rollout.obs)
     log_probs, entropies = policy.log_prob(rollout.actions), policy.entropy()
     weight = config.entropy * remaining
-    numbers = (log_probs, entropies, values, standardised(advantages), returns)
-    loss = a2c_loss(*numbers, config, weight)
+    advantages = standardised(advantages) if config.standardise else advantages
+    loss = a2c_loss(log_probs, entropies, values, advantages, returns, config, weight)
     explained = explained_variance(rollout.values, returns)
     return loss, {"entropy": entropies.mean(), "explained_variance": explained}
 
@@ -591,9 +594,10 @@ def train_a2c(
 
 # %% tags=["P2"]
 A2C_SOURCE = A2CConfig(num_envs=3, horizon=5, steps=180_000, discount=0.98, lam=1.0,
-                       learning_rate=2e-4, entropy=0.0, value_weight=1.0, workers=1)  # fmt: skip
-A2C_POLE = A2CConfig(POLE, steps=250_000, horizon=16, learning_rate=2e-3, discount=0.99, lam=0.95,
-                     max_grad_norm=5.0, reward_scale=0.1, workers=1)  # fmt: skip
+                       learning_rate=2e-4, entropy=0.0, standardise=False, value_weight=1.0,
+                       max_grad_norm=100.0, workers=1)  # fmt: skip
+A2C_POLE = A2CConfig(POLE, steps=250_000, horizon=32, discount=0.99, lam=0.95, reward_scale=0.1,
+                     workers=1)  # fmt: skip
 pole_config = by_budget(smoke=replace(A2C_POLE, steps=8192), laptop=A2C_POLE)
 pole_run = watch(train_a2c(pole_config, seed=1), floor=floors[POLE])
 
@@ -647,7 +651,7 @@ finish_return_axes(axes, floors[LANDER])
 plt.show()
 for name in ("a2c_pole", "a2c_lander", "a2c_source"):
     returns = [run["metrics"]["return"] for run in results.runs("P2", name)]
-    print(f"{name:12s} greedy policies at the end, 100 fresh episodes: {np.round(returns)}")
+    print(f"{name:12s} at the end, 100 fresh episodes: {np.round(returns)}")
 
 # %% [markdown]
 # CAPTION_A2C
@@ -771,9 +775,9 @@ def shared_adam(shared: SharedModel, learning_rate: float) -> torch.optim.Adam:
 class A3CConfig(A2CConfig):
     """A3C: ``workers`` processes, each with its share of the environments."""
 
-    num_envs: int = knob(8, 1, 256, "environments, over all workers")
-    horizon: int = knob(16, 1, 2048, "steps of each environment between updates")
-    learning_rate: float = knob(1e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
+    num_envs: int = knob(16, 1, 256, "environments, over all workers")
+    horizon: int = knob(64, 1, 2048, "steps of each environment between updates")
+    learning_rate: float = knob(3e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
     workers: int = knob(2, 1, 16, "processes that play and learn")
 
     def __post_init__(self) -> None:
@@ -912,9 +916,7 @@ def a3c_reports(
 
 
 # %% tags=["P3"]
-A3C_POLE = A3CConfig(
-    POLE, steps=250_000, discount=0.99, lam=0.95, max_grad_norm=5.0, reward_scale=0.1
-)
+A3C_POLE = A3CConfig(POLE, steps=250_000, horizon=32, discount=0.99, lam=0.95, reward_scale=0.1)
 a3c_config = by_budget(smoke=A3CConfig(steps=8192), laptop=A3CConfig(steps=300_000))
 a3c_run = watch(train_a3c(a3c_config, seed=1), floor=floors[LANDER])
 a3c_score = score(net_of(a3c_run.state["net"], LANDER), LANDER, seed=1)
@@ -1240,6 +1242,7 @@ class PPOConfig(A2CConfig):
     num_envs: int = knob(32, 1, 256, "environments side by side")
     horizon: int = knob(128, 1, 2048, "steps of each environment between updates")
     learning_rate: float = knob(2e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
+    entropy: float = knob(0.01, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
     epochs: int = knob(4, 1, 20, "passes over a rollout")
     minibatch: int = knob(256, 32, 8192, "steps of a gradient step", step=32)
     clip: float = knob(0.2, 0.01, 1.0, "epsilon: how far the ratio may move", step=0.01)
@@ -1333,7 +1336,7 @@ print(f"trained in {ppo_run.seconds:.0f} s, {ppo_config.steps / ppo_run.seconds:
 
 # %%
 def ppo_action(obs: np.ndarray) -> int:
-    return int(greedy(ppo_net)(obs))
+    return int(sampled(ppo_net)(obs))
 
 
 try:
@@ -1672,9 +1675,10 @@ def trail(average: nn.Module, net: nn.Module, alpha: float) -> None:
 class ACERConfig(A2CConfig):
     """ACER. ``capacity`` counts steps; ``replays`` updates from old experience follow each new rollout."""
 
-    num_envs: int = knob(16, 1, 256, "environments side by side")
     horizon: int = knob(20, 1, 200, "steps of a trajectory")
+    discount: float = knob(0.999, 0.5, 1.0, "gamma", step=0.001)
     learning_rate: float = knob(1e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
+    entropy: float = knob(0.001, 0.0, 0.1, "weight of the entropy bonus at the start", step=0.001)
     capacity: int = knob(50_000, 320, 1_000_000, "steps that the replay holds", step=320)
     replays: int = knob(4, 0, 16, "updates from the replay after each new rollout")
     limit: float = knob(10.0, 0.5, 100.0, "c: where importance weights are truncated", step=0.5)
@@ -2120,7 +2124,8 @@ for label, each in {
 #
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
 # time, cores and versions. The tables and bands of this chapter are drawn from those files. Seconds include starting the
-# worker processes; scores are those of the greedy policy after the last update.
+# worker processes. Scores are those of the policy after the last update, with actions sampled, as it was trained: a
+# policy gradient improves the distribution, and its likeliest action alone can play worse or better.
 
 
 # %%
@@ -2142,7 +2147,7 @@ def first_at(curves: dict, goal: float, against: str) -> float:
 
 
 def measure(train: Callable, rebuild: Callable, config: A2CConfig, seed: int) -> Measured:
-    """Train, then play 100 fresh episodes greedily."""
+    """Train, then play 100 fresh episodes."""
     progress, curves = follow(train(config, seed))
     state = progress.state()
     returns = score(rebuild(state["net"], config.env_id), config.env_id, seed)
@@ -2192,7 +2197,7 @@ MEASUREMENTS = [
         Metric("return", "return", "mean", "6 workers"), SECONDS, SPEED,
         Metric("staleness", "updates by others", "mean"))),
     Measurement("P3", "a3c_pole", measure_a3c, A3C_POLE, THREE),
-    Measurement("P3", "a3c_six", measure_a3c, A3CConfig(num_envs=12, workers=6), THREE),
+    Measurement("P3", "a3c_six", measure_a3c, A3CConfig(num_envs=18, workers=6), THREE),
 ]  # fmt: skip
 
 # %%
