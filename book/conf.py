@@ -13,6 +13,7 @@ CHAPTER_OF_ROW = {
     "D": "ch02_distributional_dqn",
     "E": "ch01_evolution",
     "F": "ch00_foundations",
+    "P": "ch06_policy_optimisation",
 }
 
 CITATION = re.compile(r"\[(?P<text>[^\[\]]+)\]\(\.\./book/bibliography\.md#(?P<key>\w+)\)")

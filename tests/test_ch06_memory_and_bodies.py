@@ -13,17 +13,13 @@ import pytest
 import torch
 from scipy import interpolate, stats
 
-import rlbook_utils.definitions as definitions
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.replay import Experience, NStep
 from rlbook_utils.rollout import Transition, episode_returns, make_vector
 from rlbook_utils.run import load_checkpoint, save_checkpoint
 
-# MERGE: the next four lines become load_chapter("ch06_policy_optimisation")
-load_chapter("ch00_foundations"), load_chapter("ch01_evolution")
-DRAFTS = Path(__file__).resolve().parent
-definitions.CHAPTERS = DRAFTS
-ch = load_chapter("ch06_b")
+CHAPTERS = Path(__file__).parents[1] / "chapters"
+ch = load_chapter("ch06_policy_optimisation")
 
 
 def last(progresses):
@@ -46,15 +42,12 @@ def test_every_body_is_there_with_an_action_for_each_motor():
 
 def test_without_a_renderer_one_line_names_the_package_and_the_chapter_goes_on(tmp_path):
     """The cells tagged P1, run where MuJoCo finds no way to draw."""
-    path = DRAFTS / "ch06_b.py"
+    path = CHAPTERS / "ch06_policy_optimisation.py"
     code = f"""
-import jupytext, pathlib, matplotlib
+import jupytext, matplotlib
 matplotlib.use("agg")
-import rlbook_utils.definitions as definitions
 from rlbook_utils.definitions import load_chapter
-load_chapter("ch00_foundations"), load_chapter("ch01_evolution")
-definitions.CHAPTERS = pathlib.Path({str(path.parent)!r})
-names = vars(load_chapter("ch06_b"))
+names = vars(load_chapter("ch06_policy_optimisation"))
 for cell in jupytext.read({str(path)!r}).cells:
     if "P1" in cell.metadata.get("tags", []):
         exec(cell.source, names)
@@ -63,7 +56,7 @@ print("went on")
     env = {**os.environ, "MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl", "RLBOOK_BUDGET": "smoke",
            "EGL_PLATFORM": "none", "__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path)}  # fmt: skip
     run = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=DRAFTS.parent
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=CHAPTERS
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "went on"

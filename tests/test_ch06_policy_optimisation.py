@@ -20,9 +20,7 @@ from torch.nn.utils import parameters_to_vector
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.run import load_checkpoint, save_checkpoint
 
-CHAPTER = "../drafts/ch06_a"  # becomes "ch06_policy_optimisation"
-
-ch = load_chapter(CHAPTER)
+ch = load_chapter("ch06_policy_optimisation")
 gym.register("ShortPole-v0", entry_point=CartPoleEnv, max_episode_steps=12)
 RANDOM_RETURN = 22.5  # CartPole's mean return under random pushes
 
@@ -310,7 +308,7 @@ def test_a3c_refuses_an_uneven_share():
 def test_grid_bound_lies_below_and_touches():
     rng = np.random.default_rng(0)
     policy = ch.softmax(rng.normal(size=(12, 4)))
-    found, advantages, visits = ch.grid_exact(policy)
+    found, advantages, _ = ch.grid_exact(policy)
     c = 4 * 0.9 * np.abs(advantages).max() / 0.01
     others = ch.softmax(np.log(policy) + rng.normal(size=(50, 12, 4)) * rng.choice([0.01, 1], 50)[:, None, None])  # fmt: skip
     returns = np.array([ch.grid_exact(other)[0] for other in others])
@@ -353,7 +351,7 @@ def test_conjugate_gradient_and_fisher_product():
 
 def test_natural_step_keeps_its_limit():
     torch.manual_seed(0)
-    for seed in range(5):
+    for _ in range(5):
         net, obs = ch.PolicyNet(4, 3), torch.randn(200, 4)
         actions, advantages = torch.randint(3, (200,)), torch.randn(200)
         old = torch.log_softmax(net.policy(obs), -1).detach()
@@ -494,14 +492,23 @@ def test_acer_update_follows_the_whole_gradient():
     taken, ratios = q.gather(-1, rows)[..., 0], policy.probs / batch.probs
     next_values = (after.probs * next_q).sum(-1).detach()
     ends = (batch.terminated, batch.done)
-    targets = ch.retrace(batch.rewards, next_values, taken.detach(), ratios.gather(-1, rows)[..., 0].detach(), *ends, config.discount)  # fmt: skip
-    gain = ch.acer_gain(policy.logits, batch.actions, batch.probs, q.detach(), targets, config.limit)
+    weights = ratios.gather(-1, rows)[..., 0].detach()
+    targets = ch.retrace(
+        batch.rewards, next_values, taken.detach(), weights, *ends, config.discount
+    )
+    gain = ch.acer_gain(
+        policy.logits, batch.actions, batch.probs, q.detach(), targets, config.limit
+    )
     loss = -gain.mean() + config.value_weight * (taken - targets).square().mean()
     loss.backward()
     for new, old in zip(net.q.parameters(), before.q.parameters(), strict=True):
-        torch.testing.assert_close(new.detach(), old.detach() - 0.1 * old.grad, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(
+            new.detach(), old.detach() - 0.1 * old.grad, atol=1e-5, rtol=1e-3
+        )
     for new, old in zip(net.policy.parameters(), before.policy.parameters(), strict=True):
-        torch.testing.assert_close(new.detach(), old.detach() - 0.1 * old.grad, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(
+            new.detach(), old.detach() - 0.1 * old.grad, atol=1e-5, rtol=1e-3
+        )
 
 
 def copy_of(net):
