@@ -1235,10 +1235,11 @@ def quantile_loss(
 
     quantiles: [B, K]. targets: [B, M] -> [B], summed over quantiles, averaged over targets.
     """
-    levels = quantile_levels(quantiles.shape[1]).to(quantiles.device)
-    error = targets[:, None, :] - quantiles[:, :, None]  # [B, K, M]
-    huber = torch.where(error.abs() <= kappa, 0.5 * error**2 / kappa, error.abs() - 0.5 * kappa)
-    charge = (levels[:, None] - (error.detach() < 0).float()).abs()
+    levels = quantile_levels(quantiles.shape[1]).to(quantiles.device)[:, None]
+    pairs = torch.broadcast_tensors(quantiles[:, :, None], targets[:, None])  # each [B, K, M]
+    huber = nn.functional.smooth_l1_loss(*pairs, beta=kappa, reduction="none")
+    too_high = pairs[1] < pairs[0]  # u < 0
+    charge = torch.where(too_high, 1 - levels, levels)
     return (charge * huber).mean(2).sum(1)
 
 
@@ -1947,9 +1948,10 @@ def greedy_policy(config: AgentConfig, state: dict) -> Policy:
 # included, so the agent plays a little worse there than it can.
 
 # %% tags=["D7"]
-HEADLINE_CONFIG = AgentConfig()
+HEADLINE_CONFIG = AgentConfig(returns="quantile")
 LIVE = by_budget(
-    smoke=AgentConfig(steps=6144, num_envs=8), laptop=replace(HEADLINE_CONFIG, steps=344_064)
+    smoke=replace(HEADLINE_CONFIG, steps=6144, num_envs=8),
+    laptop=replace(HEADLINE_CONFIG, steps=344_064),
 )
 live = watch(
     train(LIVE, seed=1, state=resume("../runs/ch02_freeway.safetensors", LIVE, 1)),
@@ -2015,8 +2017,9 @@ for run in results.runs("D7", "freeway"):
 
 # %%
 BRIEF = AgentConfig(steps=65_536)
-PLAIN = replace(BRIEF, sees="raw", shaping=False, persistence=1.0)
-HELD = replace(PLAIN, persistence=BRIEF.persistence)
+QUANTILES = replace(HEADLINE_CONFIG, steps=BRIEF.steps)
+PLAIN = replace(QUANTILES, sees="raw", shaping=False, persistence=1.0)
+HELD = replace(PLAIN, persistence=QUANTILES.persistence)
 KNOWLEDGE = {
     "raw": PLAIN,
     "held": HELD,
@@ -2043,17 +2046,16 @@ def draw_crossings(axes: Axes, variants: Mapping[str, tuple[str, str]], title: s
 # %%
 figure, (ladder, replays) = plt.subplots(1, 2, figsize=(9.5, 2.8), width_ratios=(1.3, 1))
 told = {
-    "raw bytes": "raw",
-    "+ held exploration": "held",
-    "+ shaping": "shaped",
-    "+ chosen bytes": "chosen",
-    "+ as phases": "brief",
+    "raw bytes": ("D7", "raw"),
+    "+ held exploration": ("D7", "held"),
+    "+ shaping": ("D7", "shaped"),
+    "+ chosen bytes": ("D7", "chosen"),
+    "+ as phases": ("D8", "quantiles"),
 }
 replayed = {"uniform": "uniform", "copies of crossings": "copies", "prioritised": "brief"}
-draw_crossings(ladder, {label: ("D7", name) for label, name in told.items()}, "what it is told")
-draw_crossings(
-    replays, {label: ("D7", name) for label, name in replayed.items()}, "what it replays"
-)
+replayed = {label: ("D7", name) for label, name in replayed.items()}
+draw_crossings(ladder, told, "what it is told")
+draw_crossings(replays, replayed, "what it replays (with C51)")
 plt.show()
 
 # %% [markdown]
@@ -2093,11 +2095,11 @@ plt.show()
 # %%
 preview = Figure(figsize=(7.2, 2.6), dpi=72)
 axes = preview.subplots()
-draw_stored(axes, "D7", "brief", "defaults")
+draw_stored(axes, "D8", "quantiles", "defaults")
 axes.axhline(held.mean(), color=plots.INK, linestyle=":", label="holding UP")
 axes.set(xlabel="thousand decisions", ylabel="crossings")
 axes.legend()
-freeway_panel = panel(train, BRIEF, metric="crossings", preview=plots.to_png(preview))
+freeway_panel = panel(train, QUANTILES, metric="crossings", preview=plots.to_png(preview))
 
 # %% [markdown]
 # *The stored curve of the defaults. Set the persistence of exploratory actions to 1, or n to 1, and train again:
@@ -2119,39 +2121,43 @@ def champion_state() -> tuple[dict, AgentConfig]:
 def watch_game(
     config: AgentConfig, state: dict, seed: int, decisions: int
 ) -> tuple[list, np.ndarray, np.ndarray]:
-    """A greedy game: frames [T][H, W, 3], memory [T, 128] and action-value distributions [T, 3, ATOMS]."""
+    """A greedy game: frames [T][H, W, 3], memory [T, 128] and quantiles of each action's return [T, 3, K]."""
     env = gym.make("ALE/Freeway-v5", obs_type="ram", render_mode="rgb_array")
-    network, support = make_network(config).eval(), atoms_of(config).numpy()
+    network = make_network(config).eval()
     network.load_state_dict(as_tensors(state["network"]))
     ram, _ = env.reset(seed=seed)
-    frames, memory, values = [], [], []
+    frames, memory, quantiles = [], [], []
     for _ in range(decisions):
         with torch.no_grad():
-            values.append(network(torch.from_numpy(ram[None])).softmax(-1)[0].numpy())
+            quantiles.append(network(torch.from_numpy(ram[None]))[0].numpy())
         frames.append(env.render())
         memory.append(ram)
-        ram, *_ = env.step(int((values[-1] @ support).argmax()))
+        ram, *_ = env.step(int(quantiles[-1].mean(1).argmax()))
     env.close()
-    return frames, np.array(memory), np.array(values)
+    return frames, np.array(memory), np.array(quantiles)
 
 
 # %%
-def game_picture(frame: np.ndarray, values: np.ndarray, support: torch.Tensor) -> bytes:
-    """The game and the three distributions of the same instant, as a PNG. values: [3, ATOMS]."""
+def draw_quantiles(axes: Axes, quantiles: np.ndarray, chosen: bool) -> None:
+    """Quantiles [K] as a histogram, and their mean as a line; coloured where the action is the chosen one."""
+    colour = plots.COLOURS[0] if chosen else plots.INK
+    axes.hist(quantiles, bins=np.linspace(-0.5, 1.5, 81), color=colour)
+    axes.axvline(quantiles.mean(), color=plots.COLOURS[1], linewidth=1.2)
+    axes.set(yticks=[], xlim=(-0.5, 1.5))
+
+
+def game_picture(frame: np.ndarray, quantiles: np.ndarray) -> bytes:
+    """The game and the three distributions of the same instant, as a PNG. quantiles: [3, K]."""
     figure = Figure(figsize=(6.4, 2.9), dpi=72)
     grid = figure.add_gridspec(3, 2, width_ratios=(1, 1.6))
     game = figure.add_subplot(grid[:, 0])
     game.imshow(frame)
     game.set_axis_off()
-    means = values @ support.numpy()
+    means = quantiles.mean(1)
     for action, name in enumerate(("wait", "up", "down")):
         axes = figure.add_subplot(grid[action, 1])
-        colour = plots.COLOURS[0] if action == means.argmax() else plots.INK
-        axes.bar(
-            support, values[action], width=0.8 * (support[1] - support[0]).item(), color=colour
-        )
-        axes.axvline(means[action], color=plots.COLOURS[1], linewidth=1.2)
-        axes.set(ylim=(0, max(0.2, 1.05 * values.max())), yticks=[], ylabel=name)
+        draw_quantiles(axes, quantiles[action], chosen=action == means.argmax())
+        axes.set(ylim=(0, 30), ylabel=name)
         axes.text(0.99, 0.7, f"{means[action]:.3f}", transform=axes.transAxes, ha="right")
         axes.tick_params(labelbottom=action == 2)
     axes.set_xlabel("shaped return")
@@ -2160,10 +2166,9 @@ def game_picture(frame: np.ndarray, values: np.ndarray, support: torch.Tensor) -
 
 # %% tags=["D7"]
 state, config = champion_state()
-support = atoms_of(config)
 length = by_budget(smoke=40, laptop=260)
-frames, memory, game_values = watch_game(config, state, seed=30_000, decisions=length)
-pictures = [game_picture(frames[t], game_values[t], support) for t in range(0, length, 4)]
+frames, memory, game_quantiles = watch_game(config, state, seed=30_000, decisions=length)
+pictures = [game_picture(frames[t], game_quantiles[t]) for t in range(0, length, 4)]
 show(scrubber(pictures[:32], "picture", interval=250), pictures[0])
 
 # %% [markdown]
@@ -2191,7 +2196,7 @@ show_clip([on_white(picture) for picture in stitched], fps=10)
 # Single instants, chosen from the same game where the chicken stands before a lane, say most:
 
 # %%
-expectations = game_values @ support.numpy()  # [T, 3]
+expectations = game_quantiles.mean(2)  # [T, 3]
 waiting = np.flatnonzero(
     (expectations.argmax(1) != UP) & (memory[:, STUN] == 0) & (memory[:, HEIGHT] > 12)
 )
@@ -2201,17 +2206,11 @@ figure, panels = plt.subplots(len(moments), 3, figsize=size, sharex=True, squeez
 for row, moment in zip(panels, moments, strict=True):
     for action, name in enumerate(("wait", "up", "down")):
         best = action == expectations[moment].argmax()
-        row[action].bar(
-            support,
-            game_values[moment, action],
-            width=0.8 * (support[1] - support[0]).item(),
-            color=plots.COLOURS[0] if best else plots.INK,
-        )
+        draw_quantiles(row[action], game_quantiles[moment, action], chosen=best)
         row[action].set_title(
             f"height {memory[moment, HEIGHT]}, {name}: {expectations[moment, action]:.3f}",
             fontsize=9,
         )
-        row[action].set_yticks([])
 for axes in panels[-1]:
     axes.set_xlabel("shaped return")
 plt.show()
@@ -2232,7 +2231,7 @@ BARE = replace(BRIEF, shaping=False, double=False, n_step=1)
 UPDATES_COMPARED = {
     "smear": replace(BARE, returns="smear"),
     "c51_bare": BARE,
-    "quantiles": replace(BRIEF, returns="quantile"),
+    "quantiles": QUANTILES,
 }
 
 # %% tags=["D8"]
@@ -2534,13 +2533,14 @@ plt.show()
 
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
-def cautious_policy(network: ValueNet, fraction: float, support: torch.Tensor) -> Policy:
-    """Acts by CVaR: ram [N, 128] -> actions [N]."""
+def cautious_policy(network: ValueNet, fraction: float) -> Policy:
+    """Acts by CVaR, the mean of the lowest quantiles: ram [N, 128] -> actions [N]."""
 
     def act(ram: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            probs = network(torch.from_numpy(ram)).softmax(-1)
-        return cvar(probs, fraction, support).argmax(1).numpy()
+            quantiles = network(torch.from_numpy(ram)).sort(-1).values  # [N, 3, K]
+        worst = quantiles[..., : max(1, round(fraction * quantiles.shape[-1]))]
+        return worst.mean(-1).argmax(1).numpy()
 
     return act
 
@@ -2549,7 +2549,7 @@ champion, config = champion_state()
 chicken = make_network(config).eval()
 chicken.load_state_dict(as_tensors(champion["network"]))
 for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
-    policy = cautious_policy(chicken, fraction, atoms_of(config))
+    policy = cautious_policy(chicken, fraction)
     print(f"worst {fraction:4.0%}: {play_freeway(policy, GAMES, seed=30_000).mean():.1f} crossings")
 
 # %% [markdown]
