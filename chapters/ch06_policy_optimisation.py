@@ -17,7 +17,8 @@
 #
 # **What you will build.** Four descendants of the actor–critic, and one moon to land on: A2C, whose environments march
 # in step; A3C, whose processes write into one shared network without waiting for each other; PPO, which lands the
-# module in under a minute; ACER, which learns from old experience without being misled by it.
+# module in under a minute; ACER, which learns from old experience without being misled by it. Then a policy that
+# remembers, bodies with motors for PPO to move, and DDPG and TD3, which learn to move them from a replay.
 #
 # | | |
 # |---|---|
@@ -600,8 +601,8 @@ def train_a2c(
 A2C_SOURCE = A2CConfig(num_envs=3, horizon=5, steps=180_000, discount=0.98, lam=1.0,
                        learning_rate=2e-4, entropy=0.0, standardise=False, value_weight=1.0,
                        max_grad_norm=100.0, workers=1)  # fmt: skip
-A2C_POLE = A2CConfig(POLE, steps=250_000, horizon=32, discount=0.99, lam=0.95, reward_scale=0.1,
-                     workers=1)  # fmt: skip
+A2C_POLE = A2CConfig(POLE, horizon=8, discount=0.99, lam=1.0, learning_rate=1e-3, standardise=False,
+                     reward_scale=0.1, workers=1)  # fmt: skip
 pole_config = by_budget(smoke=replace(A2C_POLE, steps=8192), laptop=A2C_POLE)
 pole_run = watch(train_a2c(pole_config, seed=1), floor=floors[POLE])
 
@@ -920,7 +921,8 @@ def a3c_reports(
 
 
 # %% tags=["P3"]
-A3C_POLE = A3CConfig(POLE, steps=250_000, horizon=32, discount=0.99, lam=0.95, reward_scale=0.1)
+A3C_POLE = A3CConfig(POLE, horizon=8, discount=0.99, lam=1.0, learning_rate=1e-3, standardise=False,
+                     reward_scale=0.1)  # fmt: skip
 a3c_config = by_budget(smoke=A3CConfig(steps=8192), laptop=A3CConfig(steps=300_000))
 a3c_run = watch(train_a3c(a3c_config, seed=1), floor=floors[LANDER])
 a3c_score = score(net_of(a3c_run.state["net"], LANDER), LANDER, seed=1)
@@ -1172,7 +1174,7 @@ def trpo_update(
     return found
 
 
-TRPO_POLE = replace(A2C_POLE, steps=120_000, horizon=128)
+TRPO_POLE = replace(A2C_POLE, steps=120_000, horizon=128, lam=0.95)
 trpo_config = by_budget(smoke=replace(TRPO_POLE, steps=8192), laptop=TRPO_POLE)
 trpo_run = watch(train_on_policy(trpo_config, 1, None, "cpu", trpo_update), floor=floors[POLE])
 trpo_score = score(net_of(trpo_run.state["net"], POLE), POLE, seed=1)
@@ -3580,8 +3582,8 @@ for label, config in without.items():
     *_, progress = train_td3(config, seed=1)
     values, _, policy = agent_surface(progress.state()["agent"], grid)
     excess = (values - exact)[:, visited].mean()
-    score = episode_returns(policy, "Pendulum-v1", 50, SCORING).mean()
-    print(f"{label:13s} return {score:6.0f}, learned minus exact value {excess:+6.1f}")
+    found = episode_returns(policy, "Pendulum-v1", 50, SCORING).mean()
+    print(f"{label:13s} return {found:6.0f}, learned minus exact value {excess:+6.1f}")
 # EXERCISE_TD3
 
 # %% [markdown]
