@@ -1235,7 +1235,7 @@ def quantile_loss(
 
     quantiles: [B, K]. targets: [B, M] -> [B], summed over quantiles, averaged over targets.
     """
-    levels = quantile_levels(quantiles.shape[1]).to(quantiles.device)[:, None]
+    levels = quantile_levels(quantiles.shape[1]).to(quantiles)[:, None]
     pairs = torch.broadcast_tensors(quantiles[:, :, None], targets[:, None])  # each [B, K, M]
     huber = nn.functional.smooth_l1_loss(*pairs, beta=kappa, reduction="none")
     too_high = pairs[1] < pairs[0]  # u < 0
@@ -1944,7 +1944,7 @@ def greedy_policy(config: AgentConfig, state: dict) -> Policy:
 
 
 # %% [markdown]
-# Now train it, live, with quantiles: two thirds of the decisions of the stored runs below, so that it takes no more than
+# Now train it, live, with quantiles: three quarters of the decisions of the stored runs below, so that it takes no more than
 # six minutes.
 # The curve counts crossings over the last quarter of a game in all 16 of them, scaled to a whole game; exploration is
 # included, so the agent plays a little worse there than it can.
