@@ -3698,6 +3698,7 @@ MEASUREMENTS += [
         RETURN, SECONDS, SPEED, Metric("seconds_to_240", "s", "median"),
         Metric("episodes_to_200", "episodes", "median", "solved in fewer than 10,000 iterations"))),
     Measurement("P4", "ppo_short_sighted", measure_ppo, PPOConfig(discount=0.99), FIVE),
+    Measurement("P4", "ppo_hover", measure_ppo, PPOConfig(discount=0.95), THREE),
     Measurement("P6", "acer_lander", measure_acer, ACERConfig(), THREE, (
         Metric("return", "return", "mean", "the most convergent of the chapter"), SECONDS, SPEED)),
     Measurement("P6", "acer_pole", measure_acer, ACER_POLE, THREE),
