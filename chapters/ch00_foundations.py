@@ -1595,8 +1595,8 @@ plt.show()
 #
 # - **Values**: Q-learning and DQN in [this chapter](#a-pole-to-balance-the-deep-q-network); [distributional DQN
 #   and Rainbow](ch02_distributional_dqn.ipynb), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5).
-# - **Values and a policy**: [actor–critic](#actorcritic-a-td-error-as-the-advantage) here; A2C, A3C, PPO, ACER and DDPG
-#   (chapter 6).
+# - **Values and a policy**: [actor–critic](#actorcritic-a-td-error-as-the-advantage) here; [A2C, A3C, PPO, ACER and
+#   DDPG](ch06_policy_optimisation.ipynb).
 # - **A policy**: [REINFORCE](#the-policy-gradient) here; [evolution](ch01_evolution.ipynb); meta-learning (chapter 7).
 # - **A model**: [value iteration](#a-world-small-enough-to-solve-exactly) here; imagination (chapter 7) and a look
 #   ahead (chapter 8).
