@@ -781,7 +781,7 @@ def shared_adam(shared: SharedModel, learning_rate: float) -> torch.optim.Adam:
 class A3CConfig(A2CConfig):
     """A3C: ``workers`` processes, each with its share of the environments."""
 
-    num_envs: int = knob(16, 1, 256, "environments, over all workers")
+    num_envs: int = knob(6, 1, 256, "environments, over all workers")
     horizon: int = knob(64, 1, 2048, "steps of each environment between updates")
     learning_rate: float = knob(3e-3, 1e-5, 1e-2, "of Adam at the start", step=1e-4)
     workers: int = knob(2, 1, 16, "processes that play and learn")
@@ -922,7 +922,7 @@ def a3c_reports(
 
 
 # %% tags=["P3"]
-A3C_POLE = A3CConfig(POLE, horizon=8, discount=0.99, lam=1.0, learning_rate=1e-3, standardise=False,
+A3C_POLE = A3CConfig(POLE, num_envs=16, horizon=16, discount=0.99, lam=1.0, learning_rate=1e-3, standardise=False,
                      reward_scale=0.1)  # fmt: skip
 a3c_config = by_budget(smoke=A3CConfig(steps=8192), laptop=A3CConfig(steps=300_000))
 a3c_run = watch(train_a3c(a3c_config, seed=1), floor=floors[LANDER])
@@ -3723,10 +3723,6 @@ MEASUREMENTS += [
     Measurement("P7", "ppo_body", measure_body, BodyConfig(), THREE, (RETURN, SECONDS)),
     Measurement("P7", "ddpg_pendulum", measure_ddpg, DDPGConfig(), THREE),
     Measurement("P7", "td3_pendulum", measure_ddpg, TD3Config(), THREE),
-]  # fmt: skip
-
-# %%
-MEASUREMENTS += [
     Measurement("P7", "ddpg_reacher", measure_ddpg, REACHER, THREE),
 ]  # fmt: skip
 SHOWN = ("P1", "P8")  # rows whose result is their figure
