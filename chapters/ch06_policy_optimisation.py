@@ -23,8 +23,8 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 0](ch00_foundations.ipynb): the policy gradient, TD errors and the actor–critic. |
-# | **Time** | CARD_TIME |
-# | **Memory** | CARD_MEMORY No GPU. |
+# | **Time** | About nine minutes; the first agent balances its pole within half a minute. |
+# | **Memory** | About 3 GB while six workers run, else under 2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies the chapter on optimising for continuous control of
@@ -96,10 +96,10 @@ print(f"budget {budget()} · {results.cores()} cores · {versions}")
 # | PPO | as A2C | each rollout several times | until the ratio of probabilities leaves $1 \pm \varepsilon$ |
 # | ACER | as A2C | new rollouts, and old ones from a replay | a KL divergence from an average of its past selves |
 #
-# From top to bottom they throw away less and dare more. The place to compare them is `LunarLander-v3`: eight
-# numbers come in (position, velocity, angle and its rate, two leg contacts), four actions go out (nothing, left engine,
-# main engine, right engine). Touching down between the flags pays 100 and more, a crash costs 100, fuel costs a little,
-# and after 1,000 steps the clock stops an episode. A mean of 200 counts as solved.
+# From top to bottom they throw away less and dare more. The place to compare them is `LunarLander-v3`: eight numbers
+# come in (position, velocity, angle and its rate, two leg contacts), four actions go out (nothing, left engine, main
+# engine, right engine). Touching down between the flags pays 100 and more, a crash costs 100, fuel costs a little, and
+# after 1,000 steps the clock stops an episode. A mean of 200 counts as solved.
 
 # %%
 LANDER, POLE = "LunarLander-v3", "CartPole-v1"
@@ -192,9 +192,9 @@ def score(net: nn.Module, env_id: str, seed: int, episodes: int = 100) -> np.nda
 #
 # "Synchronous" means that nobody goes ahead: all environments take a step, then the network answers all of them in one
 # batch. Stepping them can be shared out over processes: one core makes some 20,000 steps of the lander a second, and on
-# two cores a second process takes half of the world's work away. The source gives every environment a process
-# of its own. Two processes with sixteen environments each send a sixteenth of the messages for the same work. The gain is
-# smaller than one might hope, since the network and the messages stay where they are (exercise 3 measures it).
+# two cores a second process takes half of the world's work away. The source gives every environment a process of its
+# own. Two processes with sixteen environments each send a sixteenth of the messages for the same work. Even so the
+# messages eat most of the gain, because a step of this world is short (exercise 3); it pays where the world is slow.
 
 
 # %%
@@ -662,51 +662,17 @@ for name in ("a2c_pole", "a2c_lander", "a2c_source"):
 # %% [markdown]
 # *Mean return of the last 100 episodes, actions sampled: mean and 95 % interval over three seeds, over a few hundred
 # updates for ours and twelve thousand for the source's. The source's settings bring the module from certain crashes to
-# a long, expensive flight; ours go further, and how far depends on the seed: one lands four times out of five, one every
-# other time, and one never lands and lives on avoiding crashes.* Both are one gradient step per rollout. How to take more from each rollout is
-# what the rest of the chapter is about.
-#
-# ### Why so many environments?
-#
-# Many environments do not make the update larger: a rollout of five steps of thirty-two, or of 160 steps of one,
-# has the same size. They make it *more even*. The states of one stretch of one episode resemble each other, so the
-# gradients of two such stretches point in quite different directions. Take one fixed policy, collect many rollouts of
-# 160 steps in either shape, and measure the cosine between the gradients of two rollouts: 1 if they agree, 0 if they
-# have nothing to do with each other.
-
-
-# %%
-def rollout_gradients(net: nn.Module, num_envs: int, rollouts: int, seed: int) -> torch.Tensor:
-    """Policy gradients of rollouts of 160 steps of ``num_envs`` environments: [rollouts, D]."""
-    torch.manual_seed(seed)
-    config = A2CConfig(num_envs=num_envs, horizon=160 // num_envs, entropy=0.0, value_weight=0.0)
-    found = []
-    with closing(same_step_envs(LANDER, num_envs)) as envs:
-        collector = Collector(envs, net, seed, config.reward_scale)
-        for _ in range(rollouts):
-            loss, _ = a2c_rollout_loss(net, collector.collect(config.horizon), config, 1.0)
-            gradient = torch.autograd.grad(loss, list(net.policy.parameters()))
-            found.append(parameters_to_vector(gradient))
-    return torch.stack(found)
-
-
-half_trained = net_of(a2c_run.state["net"], LANDER)
-for num_envs in (1, 4, 32):
-    gradients = rollout_gradients(half_trained, num_envs, by_budget(smoke=8, laptop=64), seed=0)
-    unit = F.normalize(gradients[len(gradients) // 4 :], dim=1)  # [R, D], without the first steps
-    cosines = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)]
-    print(f"{num_envs:2d} environments: mean cosine between two gradients {cosines.mean():.3f}")
-
-# %% [markdown]
-# CAPTION_COSINES
+# a long, expensive flight; ours go further, and how far depends on the seed: one lands four times out of five, one
+# every other time, and one never lands and lives on avoiding crashes.* Both are one gradient step per rollout. How to
+# take more from each rollout is what the rest of the chapter is about.
 #
 # ## A3C: nobody waits
 #
 # A synchronous step lasts as long as its slowest worker. The *asynchronous* advantage actor–critic
 # [(A3C; Mnih et al., 2016)](../book/bibliography.md#mnih2016) drops the barrier. Every process copies the shared
 # parameters, plays a rollout, computes a gradient, and applies it to the shared parameters, whatever the others have
-# done to them meanwhile. There is not even a lock: two processes may write at once, and now and then a part of an update
-# is lost. Small updates survive that, which is known as *Hogwild*
+# done to them meanwhile. There is not even a lock: two processes may write at once, and now and then a part of an
+# update is lost. Small updates survive that, which is known as *Hogwild*
 # [(Recht et al., 2011)](../book/bibliography.md#recht2011).
 
 
@@ -963,7 +929,10 @@ for workers in by_budget(smoke=(2,), laptop=(1, 2, 6)):
     print(f"{workers} workers: staleness {stale:.2f}, {lost} of {updates} updates not counted")
 
 # %% [markdown]
-# CAPTION_STALENESS
+# *Staleness is the number of updates by others between copying the network and applying the gradient. It is one less
+# than the number of workers, or a little below: they take turns. No update was lost in these runs. An update takes a
+# small part of a worker's time, so two of them seldom write at once, and the lock would have protected against
+# nothing.*
 #
 # Over seeds, beside A2C's curves and with the source's six workers as well:
 
@@ -985,8 +954,8 @@ for name in ("a3c_pole", "a3c_lander", "a3c_six"):
 # so six workers make as many updates of the same 400,000 steps as two, with gradients five times as stale. At this
 # learning rate the staleness does no visible harm: six workers end as high as two, or a little higher. A2C, which makes
 # a fifth of the updates, each from five times as many steps, learns about as much on average and less reliably. On two
-# cores the four extra workers buy no time: they share the cores, and a run takes half as long again.* With two cores the
-# gain of A3C is small. It was made for machines with many.
+# cores the four extra workers buy no time: they share the cores, and a run takes half as long again.* With two cores
+# the gain of A3C is small. It was made for machines with many.
 #
 # ## How far to step? From a trust region to PPO
 #
@@ -1004,8 +973,8 @@ for name in ("a3c_pole", "a3c_lander", "a3c_six"):
 #
 # predicts the return of another policy $\pi'$ from the data of $\pi$. It pretends that $\pi'$ would visit the same
 # states. At $\pi' = \pi$ it has the right value and the right slope; further away it promises too much. How much too
-# much is bounded by how different the policies are
-# [(Kakade and Langford, 2002;](../book/bibliography.md#kakade2002) [Schulman et al., 2015)](../book/bibliography.md#schulman2015):
+# much is bounded by how different the policies are [(Kakade and Langford, 2002;](../book/bibliography.md#kakade2002)
+# [Schulman et al., 2015)](../book/bibliography.md#schulman2015):
 #
 # $$
 # J(\pi') \;\ge\; L_\pi(\pi') - c \max_s D_{\mathrm{KL}}\big(\pi(\cdot \mid s) \parallel \pi'(\cdot \mid s)\big) ,
@@ -1208,8 +1177,8 @@ print(f"mean number of halvings {trpo_run['halvings'].mean():.2f}")
 # $$
 #
 # The minimum matters. It clips only what would flatter the update. If a good action has become *less* likely, or a bad
-# one likelier, the objective stays unclipped and pulls back. With this, ordinary gradient steps on shuffled
-# minibatches may go over the same rollout several times.
+# one likelier, the objective stays unclipped and pulls back. With this, ordinary gradient steps on shuffled minibatches
+# may go over the same rollout several times.
 
 
 # %%
@@ -1245,9 +1214,9 @@ show(image_slider(pictures, "clip ε", start=2), pictures["0.2"])
 
 # %% [markdown]
 # *The clipped objective against ratio and advantage; the grey strip is $1 \pm \varepsilon$. For a positive advantage it
-# rises with the ratio up to the right edge of the strip and is flat beyond; for a negative one it is flat to the left of
-# the strip. Flat means no gradient, so no reason to go on. On the other two sides, where the policy has moved the wrong
-# way, it keeps its slope. Move the slider: the smaller $\varepsilon$, the sooner the scissors close.*
+# rises with the ratio up to the right edge of the strip and is flat beyond; for a negative one it is flat to the left
+# of the strip. Flat means no gradient, so no reason to go on. On the other two sides, where the policy has moved the
+# wrong way, it keeps its slope. Move the slider: the smaller $\varepsilon$, the sooner the scissors close.*
 
 
 # %%
@@ -1383,7 +1352,11 @@ for axes in panels[1]:
 plt.show()
 
 # %% [markdown]
-# CAPTION_INSTRUMENTS
+# *The instruments of the live run. The divergence of an update stays near 0.005 and falls with the learning rate; a few
+# steps in a hundred are clipped. The entropy falls from that of an even choice among four actions, 1.39, as the policy
+# makes up its mind. The critic foresees most of the returns' variance after some 30,000 steps. The speed varies with
+# the episodes: building a new terrain costs more than a step. And for about 100,000 steps nearly every episode is ended
+# by the clock.*
 #
 # Five seeds, from stored runs:
 
@@ -1405,8 +1378,8 @@ for metric in ("return", "training_seconds", "steps_per_second"):
 
 # %% [markdown]
 # *Left against environment steps, right against seconds, a line for each seed; dashed 240, dotted random play. All five
-# reach 240 within half a minute, and none falls back for good. The seeds differ most in how long they rest between 0
-# and 150.* The source asks for fewer than 10,000 iterations; some 600 to 700 episodes were enough to reach 200.
+# reach 240 within half a minute, and none falls back for good. The seeds differ most in how soon they get from about 0
+# to 200.* The source asks for fewer than 10,000 iterations; some 600 to 700 episodes were enough to reach 200.
 #
 # ### The module that would not land
 #
@@ -1427,9 +1400,9 @@ for name, label in SIGHTS.items():
     print(label, np.round([run["metrics"]["return"] for run in results.runs("P4", name)]))
 
 # %% [markdown]
-# *Left: mean return of the last 100. Right: the share of those episodes that the clock ended after 1,000 steps. Means and
-# 95 % intervals over five, five and three seeds. Hovering is a stage that every one of these runs passes through: around
-# 130,000 steps most episodes end by the clock. With a long sight the share falls again as landing is found; with
+# *Left: mean return of the last 100. Right: the share of those episodes that the clock ended after 1,000 steps. Means
+# and 95 % intervals over five, five and three seeds. Hovering is a stage that every one of these runs passes through:
+# around 130,000 steps most episodes end by the clock. With a long sight the share falls again as landing is found; with
 # $\gamma = 0.95$ it goes to 1 and stays there, and the return falls, since hovering burns fuel.*
 #
 # Why does it hover? Look at an episode of each, and at what their critics say.
@@ -1479,11 +1452,11 @@ for discount in (0.95, 0.99, 0.995):
 
 # %% [markdown]
 # *An episode of either policy: height above the pad, and the critic's judgement along the way. The far-sighted one is
-# down after 150 steps; its critic expects about a hundred points from the start and more as the pad comes nearer. The
-# short-sighted one sinks so slowly that the clock is faster, and its critic expects nothing at all.* It is right. A
-# hundred points for standing still on the pad, some 200 steps ahead, are worth nothing to it, and a crash is a hundred
-# points lost within a second. What it has learned is the best policy for a pilot who cannot see the ground: do not fall.
-# No learning rate cures that; the discount is a part of the task.
+# down after 150 steps; its critic expects between one and two hundred points all the way. The short-sighted one sinks
+# so slowly that after 1,000 steps it has lost half of its height, and its critic expects nothing at all.* It is right.
+# A hundred points for standing still on the pad, some 200 steps ahead, are worth nothing to it, and a crash is a
+# hundred points lost within a second. What it has learned is the best policy for a pilot who cannot see the ground: do
+# not fall. No learning rate cures that; the discount is a part of the task.
 #
 # The instrument that tells is the last of the six above: a clock that ends every episode. The critic's explained
 # variance looks healthy, since there is little left to foresee.
@@ -1508,9 +1481,10 @@ ppo_panel = panel(train_ppo, ppo_config, floor=floors[LANDER], preview=plots.to_
 # long it learns. What it needs is the past: the last few pictures side by side (**frame stacking**), or a network that
 # writes its own notes, a **recurrent** one.
 #
-# The source adds an LSTM (long short-term memory, [Hochreiter and Schmidhuber, 1997](../book/bibliography.md#hochreiter1997))
-# to PPO on LunarLander, where the observation already contains the velocities, and reads the curve as an improvement.
-# To see what memory does, it has to be needed.
+# The source adds an LSTM (long short-term memory,
+# [Hochreiter and Schmidhuber, 1997](../book/bibliography.md#hochreiter1997)) to PPO on LunarLander, where the
+# observation already contains the velocities, and reads the curve as an improvement. To see what memory does, it has to
+# be needed.
 
 
 # %%
@@ -1825,9 +1799,9 @@ plt.show()
 
 # %% [markdown]
 # *Mean return of the last hundred episodes while learning, mean and 95 % interval over three seeds. Without memory PPO
-# stays far below the others however long it learns: it is the observation, not the method, that holds it back.*
-# Four frames and the LSTM reach 500 on every seed. Two positions a fiftieth of a second apart are a velocity, so this
-# task does not ask for a long memory; the frames, which have nothing to learn about remembering, are a little faster.
+# stays far below the others however long it learns: it is the observation, not the method, that holds it back.* Four
+# frames and the LSTM reach 500 on every seed. Two positions a fiftieth of a second apart are a velocity, so this task
+# does not ask for a long memory; the frames, which have nothing to learn about remembering, are a little faster.
 #
 # ### What the LSTM writes down
 #
@@ -1901,17 +1875,19 @@ plt.show()
 
 # %% [markdown]
 # *The pole's angular velocity along an episode that took no part in the fit: grey the truth, blue what a linear map
-# reads from the LSTM, dotted what it reads from the present positions.*
-# CAPTION_MEMORY_PROBE
+# reads from the LSTM, dotted what it reads from the present positions.* The readings from the LSTM follow the truth
+# closely, and the present positions say nothing. So do those from four successive positions; and an LSTM that has
+# learned nothing carries the velocities almost as well. A recurrent network with random weights is a blurred record of
+# the past already. What training had to find is the right use of it.
 
 # %% [markdown]
 # ## ACER: old experience, handled with care
 #
 # PPO uses a rollout four times and throws it away. A replay would use it forever, if only it were not somebody else's:
-# the actions in it were drawn from an older policy $\mu$, with other probabilities. **ACER**
-# (actor–critic with experience replay, [Wang et al., 2017](../book/bibliography.md#wang2017)) weighs them with the
-# **importance ratio** $\rho_t(a) = \pi(a \mid s_t) / \mu(a \mid s_t)$, and spends three devices on keeping that from
-# going wrong. The network has a policy and, in place of $V$, action values: $V(s) = \sum_a \pi(a \mid s)\, Q(s, a)$.
+# the actions in it were drawn from an older policy $\mu$, with other probabilities. **ACER** (actor–critic with
+# experience replay, [Wang et al., 2017](../book/bibliography.md#wang2017)) weighs them with the **importance ratio**
+# $\rho_t(a) = \pi(a \mid s_t) / \mu(a \mid s_t)$, and spends three devices on keeping that from going wrong. The
+# network has a policy and, in place of $V$, action values: $V(s) = \sum_a \pi(a \mid s)\, Q(s, a)$.
 
 
 # %%
@@ -1970,8 +1946,8 @@ class TrajectoryCollector(Player):
 # ### Retrace: a return that forgets
 #
 # The first device is the target of $Q$. Along an old trajectory, rewards may be added up as long as the present policy
-# would have gone that way too. **Retrace** [(Munos et al., 2016)](../book/bibliography.md#munos2016) lets each step pass
-# with weight $\bar\rho_t = \min(1, \rho_t(a_t))$:
+# would have gone that way too. **Retrace** [(Munos et al., 2016)](../book/bibliography.md#munos2016) lets each step
+# pass with weight $\bar\rho_t = \min(1, \rho_t(a_t))$:
 #
 # $$
 # Q^{\text{ret}}_t = r_t + \gamma\, V(s_{t+1}) + \gamma\, \bar\rho_{t+1} \big( Q^{\text{ret}}_{t+1} - Q(s_{t+1}, a_{t+1}) \big)
@@ -2072,9 +2048,9 @@ for correct in (False, True):
 # The third device limits the step as TRPO does, without Fisher products. ACER keeps an **average policy network**
 # $\pi_{\text{avg}}$, whose parameters trail those of the policy: $\theta_{\text{avg}} \leftarrow \alpha\,
 # \theta_{\text{avg}} + (1 - \alpha)\, \theta$, and asks that a step should not increase
-# $D_{\mathrm{KL}}(\pi_{\text{avg}} \parallel \pi)$ by more than $\delta$, to first order. In the logits of one state that is a
-# quadratic problem with a linear constraint, and its solution is a projection. With $g$ the gradient of the gain and
-# $k$ the gradient of the divergence,
+# $D_{\mathrm{KL}}(\pi_{\text{avg}} \parallel \pi)$ by more than $\delta$, to first order. In the logits of one state
+# that is a quadratic problem with a linear constraint, and its solution is a projection. With $g$ the gradient of the
+# gain and $k$ the gradient of the divergence,
 #
 # $$
 # z = g - \max\Big( 0, \frac{k^\top g - \delta}{\lVert k \rVert^2} \Big)\, k ,
@@ -2255,8 +2231,7 @@ for name in ("acer_pole", "acer_lander", "acer_no_replay"):
 # %% [markdown]
 # *Mean return of the last 100 episodes, mean and 95 % interval over three seeds. Four more updates from the replay for
 # every new rollout lift ACER from about 0 to between 120 and 210: without replay the same code makes a fifth of the
-# updates and hovers. On average it ends a little above A2C after the same 400,000 steps, and pays
-# for it in seconds.*
+# updates and hovers. On average it ends a little above A2C after the same 400,000 steps, and pays for it in seconds.*
 #
 # ## All of them, on one moon
 #
@@ -2340,9 +2315,8 @@ for env_id, task in BODIES.items():
 # %% [markdown]
 # *Numbers in an observation (positions, angles, velocities; the ant also feels its contacts), numbers in an action (a
 # torque for each motor), decisions a second of simulated time, and the decisions after which the clock truncates an
-# episode.* The arm of `FetchReach`
-# [(Plappert et al., 2018)](../book/bibliography.md#plappert2018) sees 16 numbers: ten about itself, where its gripper is, and where it should be. The
-# gallery shows each body after five random decisions.
+# episode.* The arm of `FetchReach` [(Plappert et al., 2018)](../book/bibliography.md#plappert2018) sees 16 numbers: ten
+# about itself, where its gripper is, and where it should be. The gallery shows each body after five random decisions.
 
 
 # %% tags=["P1"]
@@ -2357,9 +2331,9 @@ def gallery(size: int, steps: int = 6) -> dict[str, np.ndarray]:
 
 
 try:
-    figure, cells = plt.subplots(2, 5, figsize=(9.5, 4.2))
+    figure, cells = plt.subplots(2, 5, figsize=(8.0, 3.6))
     for axes, (env_id, picture) in zip(
-        cells.flat, gallery(by_budget(64, 200)).items(), strict=True
+        cells.flat, gallery(by_budget(64, 160)).items(), strict=True
     ):
         axes.imshow(picture)
         axes.set_title(env_id, fontsize=8)
@@ -2592,9 +2566,9 @@ print(f"20 fresh episodes each, without noise: {scores}")
 
 # %% [markdown]
 # *Left: mean return of the last hundred episodes, noise included, mean and 95 % interval over three seeds. Right: the
-# policy's entropy, which for a Gaussian is the log of its spread and may well be negative.*
-# Without noise the three policies score between 3,100 and 4,200 after less than a minute. Chapter 1's evolution strategy
-# runs faster in the end, 4,874 in the median, after some two and a half minutes and twenty times as many steps.
+# policy's entropy, which for a Gaussian is the log of its spread and may well be negative.* Without noise the three
+# policies score between 3,100 and 4,200 after less than a minute. Chapter 1's evolution strategy runs faster in the
+# end, 4,874 in the median, after some two and a half minutes and twenty times as many steps.
 
 # %% [markdown]
 # ## DDPG: a network in place of the max
@@ -3030,8 +3004,8 @@ print(
 # *Left the solution by value iteration (a grid's blur makes it wrong by about 2 on average), middle what 8,000 steps of
 # experience taught the critic, right the actor: orange pushes one way, violet the other. The ridge and the hollows are
 # where they belong; the sharp edges, where one more swing becomes necessary, are worn smooth. The actor has learned to
-# switch: nearly everywhere it pushes with all it has, one way or the other.*
-# CAPTION_DDPG_SURFACE
+# switch: nearly everywhere it pushes with all it has, one way or the other.* At this discount the critic errs by 11 on
+# average, in both directions, where the values range over 250.
 #
 # Change it yourself. With `noise` at 0 the actor explores by its own mistakes only; with `follow` at 1 the targets are
 # the networks themselves.
@@ -3126,11 +3100,10 @@ plt.show()
 # %% [markdown]
 # *Left: mean return of the last twenty episodes on the pendulum, noise included, mean and 95 % interval over three
 # seeds. Right: how far the learned values lie above the exact ones, averaged over angles and speeds; each seed as a
-# circle.*
-# Both end at the same score. DDPG's values were within a few points of the truth on every seed, so that there was hardly
-# an overestimate to cure; the smaller of two opinions then is an underestimate, by some 12 points, and TD3 climbs later,
-# since its actor has moved half as often. Three seeds of a small task do not judge a method that was made for larger
-# ones; they show what each change does to the values.
+# circle.* Both end at the same score. DDPG's values were within a few points of the truth on every seed, so that there
+# was hardly an overestimate to cure; the smaller of two opinions then is an underestimate, by some 12 points, and TD3
+# climbs later, since its actor has moved half as often. Three seeds of a small task do not judge a method that was made
+# for larger ones; they show what each change does to the values.
 #
 # ### Bodies again
 #
@@ -3225,7 +3198,10 @@ for axes in panels:
 plt.show()
 
 # %% [markdown]
-# CAPTION_BUG_A3C
+# *Left: the norm of the gradient that reaches the shared model, logarithmic; right: mean return, one worker, one seed.
+# As printed, the gradient grows to a hundred times its size. Adam divides by the size of what it sees, so nothing
+# explodes; but each step follows the sum of everything since the beginning, as a momentum that never decays would, and
+# learning is late.*
 #
 # ### 2. Two masks, and both of them wrong
 #
@@ -3343,8 +3319,8 @@ plt.show()
 
 # %% [markdown]
 # *Distance between a drifting network and its average. In place, the average trails at a steady distance, which for
-# $\alpha = 0.99$ is what the network does in about 100 updates. Rebound, it stays where it was, and the leash is tied to
-# the policy of the first update, which chose its actions almost evenly.*
+# $\alpha = 0.99$ is what the network does in about 100 updates. Rebound, it stays where it was, and the leash is tied
+# to the policy of the first update, which chose its actions almost evenly.*
 
 # %% [markdown]
 # ### 5. A number that has to be 1
@@ -3409,9 +3385,9 @@ plt.show()
 
 # %% [markdown]
 # *Mean size of the log ratio before the first gradient step, along a rollout; it has to be 0, and blue is, up to
-# rounding. Left: without resets learning goes wrong from the first end of an episode on (the clock ends them all in
-# the same step here, after 90); without the first memory it goes wrong at once, and recovers as the LSTM finds its
-# feet. Right: both faults spoil every step.* What the first two cost:
+# rounding. Left: without resets learning goes wrong from the first end of an episode on (the clock ends them all in the
+# same step here, after 90); without the first memory it goes wrong at once, and recovers as the LSTM finds its feet.
+# Right: both faults spoil every step.* What the first two cost:
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
@@ -3425,10 +3401,10 @@ finish_return_axes(axes, memory_floor)
 plt.show()
 
 # %% [markdown]
-# *Mean return while learning, mean and 95 % interval over three seeds.*
-# Nothing, here. The three curves cannot be told apart, and every seed of each ends at 500. This task needs the last few
-# steps only, and after those the LSTM has forgotten what it should not have known. Where a memory has to last, the same
-# faults would be in every ratio of the rollout; the check finds them at no cost.
+# *Mean return while learning, mean and 95 % interval over three seeds.* Nothing, here. The three curves cannot be told
+# apart, and every seed of each ends at 500. This task needs the last few steps only, and some thirty steps later the
+# LSTM has forgotten what it should not have known. Where a memory has to last, the same faults would be in every ratio
+# of the rollout; the check finds them at no cost.
 #
 # ### 6. Twins that are clones
 #
@@ -3481,8 +3457,8 @@ plt.show()
 #
 # Each has a solution that runs, folded away.
 #
-# **1. How long may one rollout be chewed?** Train PPO on CartPole with 1, 4 and 20 epochs and with $\varepsilon$ = 0.05,
-# 0.2 and 1. Compare the return with the approximate KL. (The source's `K_epoch` and `eps_clip`.)
+# **1. How long may one rollout be chewed?** Train PPO on CartPole with 1, 4 and 20 epochs and with $\varepsilon$ =
+# 0.05, 0.2 and 1. Compare the return with the approximate KL. (The source's `K_epoch` and `eps_clip`.)
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 PPO_POLE = PPOConfig(POLE, steps=100_000, num_envs=16, discount=0.99, lam=0.95, reward_scale=0.1,
@@ -3520,11 +3496,11 @@ for workers in (1, 2, 4):
         began, steps = time.perf_counter(), by_budget(smoke=20, laptop=300)
         played = list(islice(stream, steps))
     print(f"{workers} processes: {32 * steps / (time.perf_counter() - began):,.0f} steps/s")
-# Beyond the number of cores there is nothing to gain, and the messages cost.
+# A step of this world takes 40 microseconds. Sixteen of them hardly outweigh a message, let alone two.
 
 # %% [markdown]
-# **4. Two estimates of one divergence.** Draw actions from $\pi$, estimate $D_{\mathrm{KL}}(\pi \parallel \pi')$ by the mean
-# of $-\log \rho$ and by the mean of $\rho - 1 - \log \rho$, and compare both with the exact value.
+# **4. Two estimates of one divergence.** Draw actions from $\pi$, estimate $D_{\mathrm{KL}}(\pi \parallel \pi')$ by the
+# mean of $-\log \rho$ and by the mean of $\rho - 1 - \log \rho$, and compare both with the exact value.
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 torch.manual_seed(0)
@@ -3557,18 +3533,18 @@ axes.axhline(memory_floor, color=plots.INK, linestyle=":", label="random policy"
 axes.set(xlabel="environment steps", ylabel="mean return")
 axes.legend(fontsize=8)
 plt.show()
-# EXERCISE_A2C
+# With 128 steps there are 30 updates in all, too few at this learning rate; with 16 steps there are 240, and it learns.
 
 # %% [markdown]
-# **6. How many frames?** Two positions make a difference, and a difference is a velocity. Are two frames enough? Are eight
-# better?
+# **6. How many frames?** Two positions make a difference, and a difference is a velocity. Are two frames enough? Are
+# eight better?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 for frames in (1, 2, 4, 8):
     config = replace(memory_config, steps=by_budget(smoke=4096, laptop=61_440), memory=frames)
     *_, progress = train_memory(config, seed=1)
     print(f"{frames} frames: mean return {progress.metrics['mean_return']:.0f}")
-# EXERCISE_FRAMES
+# Two frames make a velocity, and learn; four and eight, which allow for an average, were faster here. One seed each.
 
 # %% [markdown]
 # **7. Which of the three?** Take TD3's changes away one at a time, on the pendulum. Which of them lowers the values?
@@ -3587,15 +3563,16 @@ for label, config in without.items():
     excess = (values - exact)[:, visited].mean()
     found = episode_returns(policy, "Pendulum-v1", 50, SCORING).mean()
     print(f"{label:13s} return {found:6.0f}, learned minus exact value {excess:+6.1f}")
-# EXERCISE_TD3
+# Halfway through the budget values are still coming down from their start near 0. The delay slows that down the most,
+# since actor and followers have moved half as often. One seed each: repeat before you believe a difference.
 
 # %% [markdown]
 # ## Summary
 #
 # - An on-policy update is valid near the policy that played. Methods differ in how they stay near: a small learning
 #   rate (A2C, A3C), a limit on the KL divergence (TRPO), a clipped ratio (PPO), a leash to an average (ACER).
-# - Many environments in lockstep make gradients that agree; processes without a barrier make them stale. What processes
-#   share must include the optimiser's moments.
+# - Many environments in lockstep share one update; processes without a barrier share one network, and their gradients
+#   are stale. What they share must include the optimiser's moments.
 # - Two masks: the bootstrap ends where the world *terminated*, the recursion where the episode is *done*.
 # - Old experience can be used if it is weighed, the weights are truncated, and what truncation leaves out is put back.
 # - Watch the instruments: divergence, clipped share, entropy, explained variance, and how episodes end. A module that
@@ -3605,8 +3582,8 @@ for label, config in without.items():
 # - Before the first gradient step every ratio is 1. Check it, and a class of silent faults is gone.
 # - PPO takes continuous actions by putting a Gaussian where the softmax was. Sum the log-probability over the torques,
 #   clip what the body gets, and leave the normaliser alone between playing and learning.
-# - DDPG replaces the $\max$ of a DQN by a network that climbs the critic. TD3 does not trust the critic that far: it takes
-#   the smaller of two opinions, blurs the action it asks about, and lets the actor move at every second step.
+# - DDPG replaces the $\max$ of a DQN by a network that climbs the critic. TD3 does not trust the critic that far: it
+#   takes the smaller of two opinions, blurs the action it asks about, and lets the actor move at every second step.
 #
 # Further reading: [Mnih et al. (2016)](../book/bibliography.md#mnih2016) for A3C,
 # [Schulman et al. (2015)](../book/bibliography.md#schulman2015), [(2016)](../book/bibliography.md#schulman2016) and
@@ -3618,8 +3595,8 @@ for label, config in without.items():
 # ## How the numbers were measured
 #
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
-# time, cores and versions. The tables and bands of this chapter are drawn from those files. Seconds include starting the
-# worker processes. Scores are those of the policy after the last update, with actions sampled, as it was trained: a
+# time, cores and versions. The tables and bands of this chapter are drawn from those files. Seconds include starting
+# the worker processes. Scores are those of the policy after the last update, with actions sampled, as it was trained: a
 # policy gradient improves the distribution, and its likeliest action alone can play worse or better.
 
 

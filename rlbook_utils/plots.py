@@ -9,6 +9,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 if TYPE_CHECKING:
     from rlbook_utils.run import Run
@@ -60,10 +61,13 @@ def number(value: float) -> str:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    """The figure as PNG bytes, in 256 colours, which makes it a third of the size."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png")
+    Image.open(full).quantize(256, method=Image.Quantize.FASTOCTREE).save(
+        small, "PNG", optimize=True
+    )
+    return small.getvalue()
 
 
 def live_curve(
