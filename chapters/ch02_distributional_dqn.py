@@ -1944,10 +1944,9 @@ def greedy_policy(config: AgentConfig, state: dict) -> Policy:
 
 
 # %% [markdown]
-# Now train it, live, with quantiles: three quarters of the decisions of the stored runs below, so that it takes no more than
-# six minutes.
-# The curve counts crossings over the last quarter of a game in all 16 of them, scaled to a whole game; exploration is
-# included, so the agent plays a little worse there than it can.
+# Now train it, live, with quantiles: three quarters of the decisions of the stored runs below, so that it takes no more
+# than six minutes. The curve counts crossings over the last quarter of a game in all 16 of them, scaled to a whole
+# game; exploration is included, so the agent plays a little worse there than it can.
 
 # %% tags=["D7"]
 HEADLINE_CONFIG = AgentConfig(returns="quantile", steps=450_560)
@@ -2006,16 +2005,16 @@ for run in results.runs("D7", "freeway"):
 
 # %% [markdown]
 # *Crossings a game of the stored runs, while they explore: mean and 95 % interval over three seeds. The agent passes
-# the score of UP alone before it has made a fifth of its decisions, stands near 28 at a third, and gains the last few
-# crossings slowly. The narrow band covers three seeds and no more.* For orientation: the literature reports 33.6
-# crossings for C51 that learns from pixels, after 200 million frames
-# [(Bellemare et al., 2017)](../book/bibliography.md#bellemare2017). That is a different task: our agent has made half a
-# million decisions, or two million frames, but it was told a good deal.
+# the score of UP alone within a fifth of its decisions, stands near 27 at a quarter, and gains the last few crossings
+# slowly. The narrow band covers three seeds and no more.* For orientation: the literature reports 33.6 crossings for
+# C51 that learns from pixels, after 200 million frames
+# [(Bellemare et al., 2017)](../book/bibliography.md#bellemare2017). That is a different task: our agent has made less
+# than half a million decisions, or two million frames, but it was told a good deal.
 #
 # ### What each piece of knowledge buys
 #
 # How much of this is the algorithm, and how much was told? The next figure starts with the raw bytes and adds one piece
-# at a time, each for three seeds and an eighth of the steps.
+# at a time, each for three seeds and a seventh of the steps.
 
 # %%
 BRIEF = AgentConfig(steps=65_536)
@@ -2063,11 +2062,11 @@ plt.show()
 # %% [markdown]
 # *Greedy crossings over ten fresh games after 65,536 decisions: a circle is a seed, a bar their mean with its 95 %
 # interval; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them already
-# have n-step returns, prioritised replay and distributions. With raw bytes and single exploratory actions, one seed of
-# three ends at 0, and two hold UP. With held exploration no seed fails. What the next two pieces buy is not visible at
-# this budget; the phases lift two seeds of three above UP. Right: what is replayed makes no visible difference here.*
-# So an eighth of the training is enough to find UP, and hardly enough to beat it. How far each piece carries later,
-# these runs do not say.
+# have n-step returns, prioritised replay and quantiles. From raw bytes an agent learns to beat UP or learns nothing:
+# one seed of three ends at 0, and with held exploration two. Shaping lifts every seed above UP: it is what makes the
+# start safe. Choosing the bytes alone buys nothing here. Giving their phases does, on every seed. Right, with C51: what
+# is replayed makes no visible difference.* So at a seventh of the training the agent that was told everything is ahead
+# by some four crossings. How far the others would get later, these runs do not say.
 
 # %%
 losses = np.array(live["loss"])
@@ -2298,7 +2297,7 @@ plt.show()
 # exploring; three seeds each.* What can be seen: noise alone, the paper's way of exploring, is clearly below the rest
 # in both panels; without n-step returns no seed's greedy agent gets beyond UP; and without distributions every seed
 # learns more slowly than every seed of Rainbow, though it ends in the same place. What cannot: the intervals of the
-# other parts overlap with Rainbow's. At an eighth of our training and with three seeds, this game does not tell whether
+# other parts overlap with Rainbow's. At a seventh of our training and with three seeds, this game does not tell whether
 # double Q-learning, priorities, dueling or noisy layers help. One more caution: without distributions, priorities are
 # another quantity too, the Huber loss instead of the divergence.
 
@@ -2563,8 +2562,9 @@ for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
 #   target network is renewed.
 # - Prioritised replay is three things at once: a power of the priority, importance weights, and a structure that draws
 #   quickly.
-# - Freeway is learned from 128 bytes in minutes, ten crossings beyond what UP alone scores. The agent was told which bytes
-#   to look at and rewarded on the way; how much each of these counts, our short runs hardly show.
+# - Freeway is learned from 128 bytes in minutes, eleven crossings beyond what UP alone scores. The agent was told which
+#   bytes to look at and rewarded on the way. Shaping made the start safe, and the phases of the cars brought what lies
+#   beyond UP; what the rest is worth, our short runs do not show.
 # - With distributions one can choose by more than the mean, and different criteria take different paths.
 #
 # Further reading: [Bellemare et al. (2017)](../book/bibliography.md#bellemare2017) for C51,
