@@ -175,7 +175,7 @@ def test_an_update_begins_at_a_ratio_of_1(memory):
     config = ch.MemoryConfig(num_envs=8, horizon=32, minibatch=128, epochs=2, memory=memory)
     net = ch.make_memory_net(config)
     heads = net.heads if memory == "lstm" else net.net.policy[-1]
-    heads.weight.data *= 50
+    heads.weight.data *= 200
     collector = ch.MemoryCollector(short_poles(8, 25), net, 0, 1.0)
     rollouts = [collector.collect(32) for _ in range(3)]
     still = torch.optim.SGD(net.parameters(), 0.0)
