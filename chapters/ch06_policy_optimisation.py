@@ -1453,7 +1453,7 @@ for discount in (0.95, 0.99, 0.995):
 # %% [markdown]
 # *An episode of either policy: height above the pad, and the critic's judgement along the way. The far-sighted one is
 # down after 150 steps; its critic expects between one and two hundred points all the way. The short-sighted one sinks
-# so slowly that after 1,000 steps it has lost half of its height, and its critic expects nothing at all.* It is right.
+# so slowly that after 1,000 steps it has not lost half of its height, and its critic expects nothing at all.* It is right.
 # A hundred points for standing still on the pad, some 200 steps ahead, are worth nothing to it, and a crash is a
 # hundred points lost within a second. What it has learned is the best policy for a pilot who cannot see the ground: do
 # not fall. No learning rate cures that; the discount is a part of the task.
@@ -3597,7 +3597,8 @@ for label, config in without.items():
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
 # time, cores and versions. The tables and bands of this chapter are drawn from those files. Seconds include starting
 # the worker processes. Scores are those of the policy after the last update, with actions sampled, as it was trained: a
-# policy gradient improves the distribution, and its likeliest action alone can play worse or better.
+# policy gradient improves the distribution, and its likeliest action alone can play worse or better. Policies with a
+# memory play their likeliest action, and bodies the mean one, as their sections say.
 
 
 # %%
