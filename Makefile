@@ -1,5 +1,5 @@
 # make lab · test · book · notebooks · results · bench
-# Each first creates .venv from requirements.lock, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
+# Each first creates .venv from the two locks, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
 
 FIRST := chapters/ch00_foundations.ipynb
 VENV := .venv/bin/python
@@ -43,7 +43,7 @@ bench: $(READY)
 # Python 3.11 comes first because requirements.lock was made with it; PYTHON=... chooses another.
 # If one package cannot be built, the others are installed one by one, without what they ask for (it has a line of its own);
 # only torch's CUDA build asks for more than the lock names.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-mario.lock pyproject.toml
 	exec >&2; \
 	if ! $(VENV) -c '$(KNOWN_PYTHON)' 2>/dev/null; then \
 		for python in "$${PYTHON:-python3.11}" python3.12 python3; do \
@@ -63,6 +63,8 @@ $(READY): requirements.lock pyproject.toml
 		done <requirements.lock; \
 		echo "Could not be installed, so that what needs them does not work:$${failed:- (none)}."; \
 	fi; \
+	$(PIP) install --no-deps -r requirements-mario.lock || \
+		echo "Super Mario's emulator could not be built (it takes a C++ compiler); the rest of the book works without it."; \
 	$(PIP) install --no-deps --no-build-isolation -e . && $(VENV) -c "import rlbook_utils.run, jupyterlab" || { \
 		echo "The set-up is not complete: mend what is named above, then run make again."; exit 1; }; \
 	printf '%s\n' "$(CURDIR)" >$(READY)
