@@ -90,7 +90,7 @@ def _console_class() -> type:
     except Exception as error:  # not there, or there without its compiled library
         raise MarioError(
             f"Super Mario Bros. cannot be played here ({type(error).__name__}: {error}). Install the emulator with "
-            "`pip install --no-deps nes-py==8.2.1 gym-super-mario-bros==7.4.0`; it is compiled in passing, which takes "
+            "`pip install --no-deps -r requirements-mario.lock`; it is compiled in passing, which takes "
             "a C++ compiler (Debian, Ubuntu: apt install g++)."
         ) from error
     finally:
@@ -122,8 +122,9 @@ class MarioEnvs(VectorEnv):
     """N ``MarioEnv`` over processes, in lockstep; an observation is the last three pictures, [3, H, W] bytes.
 
     view: screens [n, 240, 256, 3] -> pictures [n, H, W]; the workers call it, so that only pictures travel.
-    An environment resets in the step that ends its episode. furthest: [N], the episodes' furthest x at the last
-    step, ended ones included. seconds: what the first worker has spent on {"emulator", "view"} so far.
+    An environment resets in the step that ends its episode; with a negative action it rests. furthest: [N], the
+    episodes' furthest x at the last step, ended ones included. seconds: what the first worker has spent on
+    {"emulator", "view"} so far.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -186,6 +187,9 @@ def _serve(connection: Connection, count: int, view: Callable, repeat: int, stuc
         began = time.perf_counter()
         outcomes = []
         for i, (env, action) in enumerate(zip(envs, actions, strict=True)):
+            if action < 0:
+                outcomes.append((env.furthest, 0.0, False, False))
+                continue
             screens[i], *outcome, info = env.step(action)
             outcomes.append((info["furthest"], *outcome))
         seconds["emulator"] += time.perf_counter() - began

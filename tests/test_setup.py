@@ -50,9 +50,7 @@ def tracked() -> list[Path]:
 
 def locked(name: str = "requirements.lock") -> dict[str, Requirement]:
     lines = [
-        line
-        for line in (ROOT / name).read_text().splitlines()
-        if line and not line.startswith("#")
+        line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")
     ]
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
