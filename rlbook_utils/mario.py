@@ -38,7 +38,7 @@ class MarioEnv(gym.Env):
     Observations are screens [240, 256, 3]. The reward is the package's, summed over the frames: pixels gained to
     the right, less ticks of the game's clock, less 15 for a death. Once Mario's furthest x has not grown for
     ``stuck`` steps, the episode is truncated. info: the package's values, and "furthest", the largest x so far.
-    The game draws no random numbers: equal actions make equal episodes, and a seed is for the action space.
+    The game draws no random numbers: equal actions make equal episodes, whatever the seed.
     Raises MarioError where the emulator is not installed.
     """
 
