@@ -138,7 +138,7 @@ class MarioEnvs(VectorEnv):
         stuck: int = 80,
     ) -> None:
         _console_class()  # a missing emulator is reported here, not by a worker that has died
-        shares = [len(share) for share in np.array_split(range(num_envs), workers)]
+        shares = [len(s) for s in np.array_split(range(num_envs), min(workers, num_envs))]
         self.splits, self.num_envs = np.cumsum(shares)[:-1], num_envs
         self.workers = [spawn(_serve, share, view, repeat, stuck) for share in shares]
         picture = view(np.zeros((1, *SCREEN), np.uint8))[0]
