@@ -207,6 +207,13 @@ def test_emulators_over_processes_are_the_emulator_stacks_ends_and_all():
     assert all(process.poll() is not None for process, _ in envs.workers)
 
 
+def test_fewer_emulators_than_workers():
+    with closing(mario.MarioEnvs(1, 2, shrink)) as envs:
+        envs.reset(seed=0)
+        obs, *_ = envs.step(np.array([3]))
+        assert obs.shape == (1, 3, 42, 42) and len(envs.workers) == 1
+
+
 def test_a_transition_that_ends_an_episode_keeps_its_own_last_picture():
     rng = np.random.default_rng(1)
     with closing(mario.MarioEnvs(2, 1, shrink, repeat=4, stuck=3)) as envs:
