@@ -42,7 +42,7 @@ bench: $(READY)
 # Everything here speaks on stderr: the output of `make results` is nothing but JSON lines.
 # Python 3.11 comes first because requirements.lock was made with it; PYTHON=... chooses another.
 # If one package cannot be built, the others are installed one by one, without what they ask for (it has a line of its own);
-# only torch's CUDA build asks for more than the lock names. Mario's emulator is a tenth faster when linked as a whole.
+# only torch's CUDA build asks for more than the lock names. Mario's emulator is a little faster when it is linked as a whole.
 $(READY): requirements.lock requirements-mario.lock pyproject.toml
 	exec >&2; \
 	if ! $(VENV) -c '$(KNOWN_PYTHON)' 2>/dev/null; then \
@@ -63,7 +63,7 @@ $(READY): requirements.lock requirements-mario.lock pyproject.toml
 		done <requirements.lock; \
 		echo "Could not be installed, so that what needs them does not work:$${failed:- (none)}."; \
 	fi; \
-	CFLAGS=-flto $(PIP) install --no-deps -r requirements-mario.lock || \
+	for flags in -flto ""; do CFLAGS=$$flags $(PIP) install --no-deps -r requirements-mario.lock && break; done || \
 		echo "Super Mario's emulator could not be built (it takes a C++ compiler); the rest of the book works without it."; \
 	$(PIP) install --no-deps --no-build-isolation -e . && $(VENV) -c "import rlbook_utils.run, jupyterlab" || { \
 		echo "The set-up is not complete: mend what is named above, then run make again."; exit 1; }; \
