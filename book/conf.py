@@ -10,6 +10,7 @@ BOOK = Path(__file__).parent
 HEADLINES = BOOK.parent / "results" / "headlines.json"
 # First letter of a row -> the chapter that measures it.
 CHAPTER_OF_ROW = {
+    "C": "ch03_curiosity",
     "D": "ch02_distributional_dqn",
     "E": "ch01_evolution",
     "F": "ch00_foundations",

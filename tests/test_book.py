@@ -19,6 +19,7 @@ EXPECTED = {
     "ch00_foundations": {"equations": 3, "widgets": 4, "sliders": 1, "videos": 1},
     "ch01_evolution": {"equations": 3, "widgets": 5, "sliders": 3, "videos": 2},
     "ch02_distributional_dqn": {"equations": 3, "widgets": 8, "sliders": 3, "videos": 1},
+    "ch03_curiosity": {"equations": 6, "widgets": 4, "sliders": 1, "videos": 5},
     "ch06_policy_optimisation": {"equations": 10, "widgets": 4, "sliders": 1, "videos": 4},
 }
 SHOWN = "stack => [...stack.querySelectorAll('img')].filter(i => i.checkVisibility()).map(i => i.src).join()"

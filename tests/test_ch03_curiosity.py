@@ -536,7 +536,8 @@ def test_readers_without_an_emulator_get_the_clip_of_a_stored_agent(seed, tmp_pa
     path = tmp_path / "clip.mp4"
     path.write_bytes(base64.b64decode(page.split("data:video/mp4;base64,")[1].split('"')[0]))
     frames = iio.imread(path)  # [T, H, W, 3]
-    assert frames.shape[1:] == (120, 128, 3) and len(frames) > 80 and frames.std(0).mean() > 10
+    assert frames.shape[1:] == (120, 128, 3) and frames.std(0).mean() > 10
+    assert len(frames) > (614 - 40) / 15  # at 15 pixels a decision, from 40 to twice random play
 
 
 needs_mario = pytest.mark.skipif(

@@ -236,13 +236,12 @@ def test_training_from_start_to_end(monkeypatch):
     monkeypatch.setitem(ch.train_gru.__globals__, "make_mario", Flicker)
     *_, last = ch.train_gru(CONFIG, seed=1)
     assert last.step >= CONFIG.steps and last.total == CONFIG.steps
-    fresh = ch.CuriousGRUNet(ch.make_icm())
     torch.manual_seed(1)
     fresh = ch.CuriousGRUNet(ch.make_icm())
     trained = last.state()["net"]
     for name, p in fresh.named_parameters():
         assert not torch.equal(p, trained[name]), name
-    assert set(last.metrics) == {"furthest", "off", "forward", "inverse"}
+    assert set(last.metrics) == {"furthest", "best", "off", "forward", "inverse"}
     again = [*ch.train_gru(CONFIG, seed=1)][-1].state()["net"]
     assert all(torch.equal(trained[name], again[name]) for name in trained)
 
