@@ -1836,7 +1836,7 @@ plt.show()
 # 95 % interval over three seeds; dotted, what random buttons get. With the view even reckless agents learn: they end
 # between 520 and 630. On plain pictures they rise a little and turn round, and two of the three end below random play.*
 #
-# The losses tell why. On plain pictures the forward loss is a tenth of the other from the start, and within 5,000
+# The losses tell why. On plain pictures the forward loss is a twentieth of the other at once, and within 5,000
 # decisions a five-hundredth. That is no sign of understanding: the inverse loss stays where guessing is. There is little
 # in these features that could be predicted wrongly, or that could tell one button from another. An encoder that has
 # learned nothing yet shows it already:
