@@ -871,8 +871,9 @@ print(
 )
 
 # %% [markdown]
-# *The television draws ICM's walkers too, at first: up to 44 % of them, around step 200. Then they leave, and from step
-# 550 on they are there about as often as anywhere else, or less.*
+# *The television draws ICM's walkers too, at first: nearly half of them, around step 200. Then they leave, and from step
+# 550 on they are there about as often as anywhere else, or less, but for a short relapse at the end.* (Such relapses
+# come at other times in other runs, and on a machine that rounds differently; three seeds are compared below.)
 
 
 # %%
@@ -896,7 +897,7 @@ plt.show()
 # %% [markdown]
 # *Share of the time in each cell during the second half, on a logarithmic scale; the darkest cells got less than
 # $10^{-4}$. Left: the sofa, and what one or two random moves away from it reach. Right: nearly the whole room, though
-# not evenly. The walkers share a table and move as a crowd, and in this half the crowd was mostly at the lower right.*
+# not evenly. The walkers share a table and move as a crowd, and in this half the crowd was mostly in the lower part.*
 #
 # ### What the encoder sees
 #
