@@ -2855,7 +2855,7 @@ for rate in (2e-3, 1e-4):
 # - ICM ignores noise that the agent cannot touch. Features drawn at random, and RND, stare like the naive agent. Where
 #   nothing is random, as in Mario's world, features drawn at random do as well.
 # - Paid by surprise and by nothing else, Mario gets two to three times as far as random play within five minutes of
-#   training, and one agent of three got to the flag.
+#   training, and one agent of three got to the flag at its best.
 # - Scale decides. Look at pixels in units of their own deviation, pay rewards in units of the deviation of their
 #   discounted sums, and give each kind of reward a value of its own.
 # - An end is not a surprise: do not pay for the picture of the next game. Do not hide a reward in the end either: to

@@ -622,6 +622,33 @@ def test_the_stored_runs_reach_what_the_chapter_claims():
         assert run["metrics"]["best_reach"] >= 1500
 
 
+def test_the_scores_in_the_prose_are_those_of_the_stored_runs():
+    text = (CHAPTERS / "ch03_curiosity.py").read_text().replace("\n# ", " ")
+    phrases = {
+        ("C5", "icm"): "curiosity alone scores {}, ",
+        ("C6", "game"): "the game's reward {}, ",
+        ("C6", "both"): "both {}, ",
+        ("C7", "random_features"): "random features {}, ",
+        ("C7", "rnd"): "RND {} and",
+        ("C5", "dqn_icm"): "the DQN {}. ",
+    }
+    for measurement, phrase in phrases.items():
+        mean = np.mean([run["metrics"]["mean_reach"] for run in results.runs(*measurement)])
+        assert phrase.format(round(mean)) in text
+
+
+def test_reckless_agents_learn_with_the_view_and_collapse_without():
+    floor = np.mean([run["metrics"]["mean_reach"] for run in results.runs("C4", "random")])
+    viewed, plain = (
+        np.array([run["metrics"]["furthest"] for run in results.runs("C5", name)])
+        for name in ("hot", "hot_raw")
+    )
+    assert (viewed > 1.5 * floor).all() and (viewed > plain + 100).all()
+    assert (plain < floor).sum() == 2  # as the caption says
+    surprise = {name: results.curves("C5", name, "forward")[:, 4] for name in ("hot", "hot_raw")}
+    assert (surprise["hot"] > 300 * surprise["hot_raw"]).all()
+
+
 def test_pictures_in_one_go_are_the_means_of_blocks_one_by_one():
     screens = np.random.default_rng(0).integers(256, size=(3, 240, 256, 3)).astype(np.uint8)
     pictures = ch.shrink(screens)
