@@ -1,46 +1,219 @@
-"""Take definitions from a chapter without running it."""
+"""Take definitions from a chapter without running it, and tell which definitions a measurement reaches."""
 
 import ast
+import contextlib
+import copy
+import dis
 import functools
+import hashlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = ROOT / "chapters"
+PACKAGE = __package__
+# What these modules do shows, stores or carries what a measurement found; it does not decide it.
+BESIDE = {"checkpoint", "numbers", "plots", "results", "run", "video", "widgets", "workers"}
+
+
+class Source:
+    """The top-level statements of one file that bind names: imports, functions, classes and UPPER_CASE constants.
+
+    binders: name -> the numbers of the statements that bind it, in their order. docstring: the file's own.
+    """
+
+    def __init__(self, text: str, path: str) -> None:
+        tree = ast.parse(text, path)
+        self.path, self.docstring = path, ast.get_docstring(tree)
+        self.statements = tree.body
+        self.binders: dict[str, list[int]] = {}
+        for i, statement in enumerate(tree.body):
+            for name in _bound(statement, upper_case=Path(path).stem.startswith("ch")):
+                self.binders.setdefault(name, []).append(i)
+
+    @functools.cache  # noqa: B019  (a handful of files)
+    def used(self, i: int) -> frozenset[str]:
+        """Every name that statement ``i`` reads, its own parameters and local variables left out."""
+        module = ast.Module([self.statements[i]], type_ignores=[])
+        return frozenset(_global_names(compile(module, self.path, "exec")))
+
+    def reached_from(self, name: str) -> list[int]:
+        """The statements that ``name`` needs, itself included, in the file's order."""
+        found: set[int] = set()
+        todo = [name]
+        while todo:
+            for i in self.binders.get(todo.pop(), ()):
+                if i not in found:
+                    found.add(i)
+                    todo += self.used(i)
+        return sorted(found)
+
+
+class Chapter(ModuleType):
+    """A chapter as a module that runs a definition, and what it needs, when it is first asked for.
+
+    So a chapter can lend one function to another although packages that its other functions import are missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        source = Source(path.read_text(encoding="utf8"), str(path))
+        super().__init__(f"rlbook_chapter_{path.stem}", source.docstring)
+        self.__file__ = str(path)
+        self.__dict__["_source"], self.__dict__["_ran"] = source, set()
+        for i, statement in enumerate(source.statements):
+            if isinstance(statement, ast.Expr) and "register_envs" in ast.unparse(statement):
+                with contextlib.suppress(
+                    ImportError
+                ):  # the package that makes them known to Gymnasium
+                    for name in source.used(i):
+                        getattr(self, name)
+
+    def __getattr__(self, name: str) -> object:
+        source, ran = self.__dict__["_source"], self.__dict__["_ran"]
+        if name not in source.binders:
+            raise AttributeError(f"{Path(source.path).name} defines no {name!r}.")
+        sys.modules[self.__name__] = self  # dataclasses look their module up while they are made
+        try:
+            for i in source.reached_from(name):
+                if i not in ran:
+                    code = ast.Module([source.statements[i]], type_ignores=[])
+                    exec(compile(code, source.path, "exec"), self.__dict__)
+                    ran.add(i)
+        finally:
+            sys.modules.pop(self.__name__, None)
+        return self.__dict__[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._source.binders})
 
 
 @functools.cache
-def load_chapter(name: str) -> ModuleType:
+def load_chapter(name: str) -> Chapter:
     """The imports, functions, classes and UPPER_CASE constants of ``chapters/<name>.py`` as a module.
 
-    Nothing else of the chapter runs. The module leaves ``sys.modules`` again, so that cloudpickle sends what it
-    defines to worker processes by value, as from a notebook. Raises FileNotFoundError, naming the chapters there are.
+    Nothing else of the chapter runs, and each of them only once it is asked for. The module stays out of
+    ``sys.modules``, so that cloudpickle sends what it defines to worker processes by value, as from a notebook.
+    Raises FileNotFoundError, naming the chapters there are.
     """
     path = CHAPTERS / f"{name}.py"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in CHAPTERS.glob("ch*.py")))
         raise FileNotFoundError(f"There is no chapter {name!r}; there are: {known}.")
-    tree = ast.parse(path.read_text(encoding="utf8"), str(path))
-    tree.body = [node for node in tree.body if _defines(node)]
-    module = ModuleType(f"rlbook_chapter_{name}", ast.get_docstring(tree))
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look their module up while they are made
-    try:
-        exec(compile(tree, str(path), "exec"), module.__dict__)
-    finally:
-        del sys.modules[module.__name__]
-    return module
+    return Chapter(path)
 
 
-def _defines(node: ast.stmt) -> bool:
-    if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
-        return True
-    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        names = [
-            n
-            for target in targets
-            for n in (target.elts if isinstance(target, ast.Tuple) else [target])
-        ]
-        return all(isinstance(name, ast.Name) and name.id.isupper() for name in names)
-    return False
+def fingerprint(function: Callable, config: object = None, root: Path = ROOT) -> str:
+    """A hash of the definitions that a measurement reaches, comments, docstrings and layout left out.
+
+    function: a chapter's ``measure``. config: what it is called with; its class counts. From there the definitions
+    are followed by name, through other chapters and the package's modules except those in ``BESIDE``. root: the
+    book's folder, which may be another version of it. Raises LookupError where a definition is not there.
+    """
+    function = getattr(function, "func", function)
+    chapter = f"chapters/{Path(function.__code__.co_filename).name}"
+    names = [function.__name__, *([type(config).__name__] if config is not None else [])]
+    return fingerprint_of(chapter, names, lambda path: (root / path).read_text(encoding="utf8"))
+
+
+def fingerprint_of(chapter: str, names: list[str], read: Callable[[str], str]) -> str:
+    """``fingerprint`` for definitions by ``names``; ``read`` gives the text of one of the book's files."""
+    sources: dict[str, Source] = {}
+    seen: set[tuple[str, int]] = set()
+    asked: set[tuple[str, str]] = set()
+    todo = [(chapter, name) for name in names]
+    while todo:
+        path, name = todo.pop()
+        if (path, name) in asked:
+            continue
+        asked.add((path, name))
+        if path not in sources:
+            sources[path] = _source(read(path), path)
+        source = sources[path]
+        if name not in source.binders:
+            raise LookupError(f"{path} defines no {name!r}.")
+        for i in source.binders[name]:
+            seen.add((path, i))
+            todo += ((path, used) for used in source.used(i) if used in source.binders)
+            todo += _elsewhere(source, source.statements[i], name)
+    texts = [
+        f"{path}: {_plain(sources[path].statements[i])}"
+        for path, i in sorted(seen)
+        if not isinstance(sources[path].statements[i], ast.Import | ast.ImportFrom)
+    ]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(64)
+def _source(text: str, path: str) -> Source:
+    return Source(text, path)
+
+
+def _bound(statement: ast.stmt, upper_case: bool) -> Iterator[str]:
+    """The names that a statement binds, where it is one of those that a loaded chapter keeps."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        for alias in statement.names:
+            yield (alias.asname or alias.name).partition(".")[0]
+    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        flat = [t for target in targets for t in getattr(target, "elts", [target])]
+        names = [target.id for target in flat if isinstance(target, ast.Name)]
+        if len(names) == len(flat) and (all(map(str.isupper, names)) or not upper_case):
+            yield from names
+
+
+def _global_names(code: object) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if hasattr(constant, "co_code"):
+            yield from _global_names(constant)
+
+
+def _elsewhere(source: Source, statement: ast.stmt, name: str) -> Iterator[tuple[str, str]]:
+    """The definitions of other files that ``name`` stands for: in the package, or in a chapter it has loaded."""
+    if isinstance(statement, ast.ImportFrom):
+        package, _, module = (statement.module or "").partition(".")
+        if package == PACKAGE and module and module not in BESIDE:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    yield f"{PACKAGE}/{module}.py", alias.name
+    for node in ast.walk(statement):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        if chapter := _loaded_chapter(source, node.value.id):
+            yield f"chapters/{chapter}.py", node.attr
+
+
+def _loaded_chapter(source: Source, name: str) -> str | None:
+    """The chapter that ``NAME = load_chapter("…")`` stands for, alone or in a tuple."""
+    for i in source.binders.get(name, ()):
+        statement = source.statements[i]
+        if not isinstance(statement, ast.Assign):
+            continue
+        target, value = statement.targets[0], statement.value
+        pairs = zip(
+            getattr(target, "elts", [target]), getattr(value, "elts", [value]), strict=False
+        )
+        for one, call in pairs:
+            if (
+                one.id == name
+                and isinstance(call, ast.Call)
+                and ast.unparse(call.func) == "load_chapter"
+            ):
+                return call.args[0].value
+    return None
+
+
+def _plain(statement: ast.stmt) -> str:
+    """A statement without docstrings and layout, spelt alike by Python 3.11 and 3.12."""
+    statement = copy.deepcopy(statement)
+    for node in ast.walk(statement):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(statement).replace(", type_params=[]", "")

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from rlbook_utils.checkpoint import save_checkpoint
 from rlbook_utils.definitions import CHAPTERS, load_chapter
-from rlbook_utils.plots import bootstrap
-from rlbook_utils.run import save_checkpoint
+from rlbook_utils.numbers import spread_of
 
 RESULTS = CHAPTERS.parent / "results"
 HEADLINES = RESULTS / "headlines.json"
@@ -141,7 +141,7 @@ def headlines(measurement: Measurement, found: Sequence[dict]) -> list[dict]:
     lines = []
     for metric in measurement.metrics:
         values = np.array([run["metrics"][metric.name] for run in found])
-        low, high = bootstrap(values[:, None], metric.statistic)
+        low, high = spread_of(values, metric.statistic)[:2]
         baselines = [
             run["baselines"][metric.name] for run in found if metric.name in run["baselines"]
         ]

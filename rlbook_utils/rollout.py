@@ -1,11 +1,12 @@
 """Episodes and transitions from Gymnasium's vector environments."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 Policy = Callable[[np.ndarray], np.ndarray]
 
@@ -27,12 +28,40 @@ class Transition(NamedTuple):
     valid: np.ndarray
 
 
-def make_vector(env_id: str, num_envs: int) -> VectorEnv:
-    """``num_envs`` copies of an environment: its native vector version where it has one, else stepped in turn."""
-    native = gym.spec(env_id).vector_entry_point is not None
-    return gym.make_vec(
-        env_id, num_envs, vectorization_mode="vector_entry_point" if native else "sync"
-    )
+def spread(seed: int | Sequence[int], count: int) -> list[int]:
+    """``count`` seeds for environments that no other run shares, nor this run's score.
+
+    seed: a whole number, or several that name one use together, such as (seed, env_steps). Gymnasium gives environment
+    i the seed ``seed + i``, so that runs with seeds 1 and 2 have all their environments but one in common.
+    """
+    named = np.random.SeedSequence(seed, spawn_key=(np.size(seed),))  # 1 and (1, 0) differ
+    return named.generate_state(count).tolist()
+
+
+class SpreadEnvs(SyncVectorEnv):
+    """Environments stepped in turn, each with a seed of its own (``spread``)."""
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict | None = None
+    ) -> tuple:
+        """seed: of the run, or one of each environment."""
+        seeds = spread(seed, self.num_envs) if np.ndim(seed) == 0 and seed is not None else seed
+        return super().reset(seed=seeds, options=options)
+
+
+def make_vector(
+    env_id: str, num_envs: int, *, same_step: bool = False, **make: object
+) -> VectorEnv:
+    """``num_envs`` copies of an environment: its native vector version where it has one, else stepped in turn.
+
+    same_step: reset in the very step that ends an episode, so that every step counts. make: passed to ``gym.make``.
+    """
+    if same_step:
+        one = partial(gym.make, env_id, disable_env_checker=True, **make)
+        return SpreadEnvs([one] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    if gym.spec(env_id).vector_entry_point is not None:
+        return gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **make)
+    return SpreadEnvs([partial(gym.make, env_id, **make)] * num_envs)
 
 
 def transitions(envs: VectorEnv, policy: Policy, seed: int) -> Iterator[Transition]:

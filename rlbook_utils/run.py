@@ -1,4 +1,4 @@
-"""Run control: training generators, watching them, and their checkpoints.
+"""Run control: training generators, and watching them.
 
 A training function is a generator, ``def train(config, seed, state=None)``, that yields a ``Progress`` after
 every unit of work. ``watch`` drives it in a notebook, the panel in the background, the results runner and the
@@ -6,11 +6,10 @@ tests in a plain loop.
 """
 
 import dataclasses
-import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ import numpy as np
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML, DisplayHandle, Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from matplotlib.figure import Figure
 
 from rlbook_utils import plots
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint, resume, save_checkpoint  # noqa: F401
+from rlbook_utils.numbers import number
 
 torch.set_num_threads(1)  # the book's networks are small: a second thread costs more than it brings
 
@@ -60,6 +60,10 @@ class Run:
 
     def __getitem__(self, metric: str) -> np.ndarray:
         return np.asarray(self.metrics[metric])
+
+    def history(self) -> dict:
+        """What a checkpoint keeps of the curve."""
+        return {"steps": self.steps, "metrics": self.metrics}
 
     def add(self, progress: Progress) -> None:
         self.steps.append(progress.step)
@@ -132,13 +136,13 @@ def watch(
                 show(bar, HTML(_bar(run, stop.is_set() and not run.finished)))
                 show(
                     curve,
-                    Image(
-                        plots.to_png(plots.live_curve(run, metric, floor, floor_label=floor_label))
-                    ),
+                    Image(plots.to_png(live_curve(run, metric, floor, floor_label=floor_label))),
                 )
                 drawn = time.perf_counter()
             if save_to and (last or now - saved > 30):
-                save_checkpoint(save_to, progress.state(), config=config, seed=seed, history=run)
+                save_checkpoint(
+                    save_to, progress.state(), config=config, seed=seed, history=run.history()
+                )
                 saved = now
             if last:
                 break
@@ -146,6 +150,30 @@ def watch(
     if progress is not None:
         run.state = progress.state()
     return run
+
+
+def live_curve(
+    run: Run,
+    metric: str | None = None,
+    floor: float | None = None,
+    earlier: Sequence[Run] = (),
+    floor_label: str = "random policy",
+) -> Figure:
+    """One metric of a run so far, over the whole width of the run.
+
+    floor: a value to beat. earlier: runs to draw faintly behind it.
+    """
+    metric = metric or next(iter(run.metrics))
+    figure = Figure(figsize=(7.2, 2.6))
+    axes = figure.subplots()
+    for other in earlier:
+        axes.plot(other.steps, other[metric], color=plots.INK, alpha=0.4, linewidth=1.2)
+    axes.plot(run.steps, run[metric], marker="." if len(run.steps) < 60 else "")
+    if floor is not None:
+        axes.axhline(floor, color=plots.INK, linestyle=":", label=floor_label)
+        axes.legend(loc="best")
+    axes.set(xlim=(0, max(run.total, 1)), xlabel=run.unit, ylabel=metric.replace("_", " "))
+    return figure
 
 
 def _continue_history(run: Run, earlier: dict, step: int) -> None:
@@ -156,8 +184,7 @@ def _continue_history(run: Run, earlier: dict, step: int) -> None:
 
 def _bar(run: Run, stopped: bool) -> str:
     numbers = " · ".join(
-        f"{name.replace('_', ' ')} {plots.number(values[-1])}"
-        for name, values in run.metrics.items()
+        f"{name.replace('_', ' ')} {number(values[-1])}" for name, values in run.metrics.items()
     )
     done = run.steps[-1] / max(run.total, 1)
     word = "stopped at" if stopped else "done:" if run.finished else ""
@@ -165,109 +192,3 @@ def _bar(run: Run, stopped: bool) -> str:
         f'<progress value="{done:.3f}" max="1" style="width:16em;vertical-align:middle"></progress> '
         f"{word} {run.steps[-1]} / {run.total} · {run.seconds:.1f} s · {numbers}"
     )
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: it is missing, corrupt, or belongs to something else."""
-
-
-def save_checkpoint(
-    path: str | Path,
-    state: dict,
-    *,
-    config: Any = None,
-    seed: int | None = None,
-    history: Run | None = None,
-) -> None:
-    """Write a nested dict of arrays, tensors and plain values as one safetensors file, atomically.
-
-    Arrays become tensors in the file; everything else, the config and the history stand in its JSON header.
-    """
-    arrays: dict[str, torch.Tensor] = {}
-    header = {
-        "state": _pull(state, arrays),
-        "owner": _describe(config, seed),
-        "history": {"steps": history.steps, "metrics": history.metrics} if history else None,
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    save_file(arrays, draft, metadata={"rlbook": json.dumps(header)})
-    draft.replace(path)
-
-
-def load_checkpoint(path: str | Path, config: Any = None, seed: int | None = None) -> dict:
-    """Read what ``save_checkpoint`` wrote: {"state", "history"}; arrays come back as NumPy arrays.
-
-    config, seed: when given, a checkpoint written for others is refused. Raises CheckpointError.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["rlbook"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except KeyError:
-        raise CheckpointError(
-            f"{path} is a safetensors file, but not one that this book wrote."
-        ) from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({error}); delete it to start afresh."
-        ) from None
-    wanted, stored = _describe(config, seed), header["owner"]
-    others = [name for name, value in wanted.items() if stored.get(name) != value]
-    if others:
-        said = ", ".join(
-            f"{name}: {stored.get(name)!r} there, {wanted[name]!r} here" for name in others
-        )
-        raise CheckpointError(f"{path} belongs to another run ({said}); delete it to start afresh.")
-    return {"state": _push(header["state"], arrays), "history": header["history"]}
-
-
-def resume(path: str | Path, config: Any = None, seed: int | None = None) -> dict | None:
-    """The state in the checkpoint at ``path``, or None where there is none yet. Raises CheckpointError."""
-    return load_checkpoint(path, config, seed)["state"] if Path(path).exists() else None
-
-
-def as_tensors(state: Any) -> Any:
-    """A nested state with its arrays as tensors, as ``load_state_dict`` wants them."""
-    if isinstance(state, np.ndarray):
-        return torch.from_numpy(state)
-    if isinstance(state, dict):
-        return {key: as_tensors(item) for key, item in state.items()}
-    return [as_tensors(item) for item in state] if isinstance(state, list) else state
-
-
-def _describe(config: Any, seed: int | None) -> dict:
-    fields = {"seed": seed} if seed is not None else {}
-    if config is not None:
-        fields |= {"config": type(config).__name__, **dataclasses.asdict(config)}
-    return json.loads(json.dumps(fields))
-
-
-def _pull(value: Any, arrays: dict[str, torch.Tensor]) -> Any:
-    """Replace each array in a nested value by a reference to its place in the file."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        name = f"{len(arrays):04d}"
-        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-        arrays[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"__array__": name}
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            return {"__items__": [[_pull(k, arrays), _pull(v, arrays)] for k, v in value.items()]}
-        return {key: _pull(item, arrays) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_pull(item, arrays) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _push(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, dict):
-        if "__array__" in value:
-            return arrays[value["__array__"]]
-        if "__items__" in value:
-            return {_push(k, arrays): _push(v, arrays) for k, v in value["__items__"]}
-        return {key: _push(item, arrays) for key, item in value.items()}
-    return [_push(item, arrays) for item in value] if isinstance(value, list) else value

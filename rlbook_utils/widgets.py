@@ -14,7 +14,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from rlbook_utils import plots
-from rlbook_utils.run import Progress, Run
+from rlbook_utils.run import Progress, Run, live_curve
 
 _WIDE = {"description_width": "9em"}
 _BOOK_NOTE = '<div class="rlbook-book-only" style="display:none">{}</div>'
@@ -182,7 +182,7 @@ class Panel:
                 last = self._stop.is_set() or progress.step >= progress.total
                 if last or time.perf_counter() - drawn > 0.7:
                     self.picture.value = plots.to_png(
-                        plots.live_curve(self.run, self.metric, self.floor, self.earlier)
+                        live_curve(self.run, self.metric, self.floor, self.earlier)
                     )
                     drawn = time.perf_counter()
                 word = "" if not last else "Done: " if self.run.finished else "Stopped: "
