@@ -1,21 +1,20 @@
-# make lab · test · book · notebooks · results · bench
+# make lab · test · check · book · notebooks · results · bench · faults
 # Each first creates .venv from the two locks, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
 
-FIRST := chapters/ch00_foundations.ipynb
 VENV := .venv/bin/python
 READY := .venv/.ready
-TABLE := $(VENV) results/readme_table.py
+TABLE := $(VENV) -m rlbook_utils.front
 PIP := $(VENV) -m pip --disable-pip-version-check --no-input -qq
 KNOWN_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 # A moved repository, or a Python that has been removed, leaves a .venv that looks ready and is not.
 $(shell test "$$(cat $(READY) 2>/dev/null)" = "$(CURDIR)" && $(VENV) -c "" 2>/dev/null || rm -f $(READY))
 
-.PHONY: lab test book notebooks results bench
+.PHONY: lab test check book notebooks results bench faults
 .SILENT:
 
 lab: $(READY)
-	$(VENV) -m jupyterlab $(LAB_ARGS) $(FIRST)
+	JUPYTER_CONFIG_PATH=lab $(VENV) -m jupyterlab $(LAB_ARGS)
 
 # Each part runs even where an earlier one fails; pytest comes last, so that its summary closes the output.
 test: $(READY)
@@ -25,6 +24,12 @@ test: $(READY)
 	RLBOOK_BUDGET=smoke $(VENV) -m pytest --nbval-lax --nbval-cell-timeout=120 $(TEST_ARGS) tests chapters || failed=1; \
 	exit $$failed
 
+# What a change should pass before it is committed, in three minutes: all but the tests that train or open a browser.
+check: $(READY)
+	$(VENV) -m ruff check
+	$(VENV) -m ruff format --check
+	RLBOOK_BUDGET=smoke $(VENV) -m pytest -q -m "not slow" $(TEST_ARGS) tests
+
 book: $(READY)
 	$(VENV) book/build.py
 
@@ -33,11 +38,15 @@ notebooks: $(READY)
 	$(TABLE)
 
 results: $(READY)
-	$(VENV) -m rlbook_utils.results $(if $(ROW),--row '$(ROW)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(filter-out 0,$(WRITE)),--write)
-	$(if $(ROW),$(if $(filter-out 0,$(WRITE)),$(TABLE)),$(TABLE))
+	$(VENV) -m rlbook_utils.results $(if $(ROW),--row '$(ROW)') $(if $(SEEDS),--seeds '$(SEEDS)') \
+		$(if $(filter-out 0,$(WRITE)),--write) $(if $(filter-out 0,$(STALE)),--stale)
+	$(if $(or $(ROW),$(SEEDS)),$(if $(filter-out 0,$(WRITE)$(STALE)),$(TABLE)),$(TABLE))
 
 bench: $(READY)
 	$(VENV) benchmarks/run.py
+
+faults: $(READY)
+	$(VENV) tests/faults.py $(FAULT)
 
 # Everything here speaks on stderr: the output of `make results` is nothing but JSON lines.
 # Python 3.11 comes first because requirements.lock was made with it; PYTHON=... chooses another.

@@ -1,23 +1,23 @@
 """Sphinx configuration of the static book; `book/build.py` runs it."""
 
-import json
 import re
 from pathlib import Path
 
-from rlbook_utils.plots import number
+from rlbook_utils.front import cards, results_table
 
 BOOK = Path(__file__).parent
-HEADLINES = BOOK.parent / "results" / "headlines.json"
-# First letter of a row -> the chapter that measures it.
-CHAPTER_OF_ROW = {
-    "C": "ch03_curiosity",
-    "D": "ch02_distributional_dqn",
-    "E": "ch01_evolution",
-    "F": "ch00_foundations",
-    "P": "ch06_policy_optimisation",
+# Chapters to come, until they are there: number -> title and card.
+PLANNED = {
+    "04": ("Multi-agent", "Mean-field Q-learning, from spins that align to teams that fight."),
+    "05": ("Attention", "Agents that relate objects, and show what they attend to."),
+    "07": ("Meta-learning", "Learn to learn, and learn from failure."),
+    "07b": ("Imagination", "Imagine before acting."),
+    "08": ("Review and roadmap", "What was learned, and a taste of what comes next."),
 }
 
 CITATION = re.compile(r"\[(?P<text>[^\[\]]+)\]\(\.\./book/bibliography\.md#(?P<key>\w+)\)")
+# The references spelt out for JupyterLab (lab/pages.py); the book sets its own.
+REFERENCES = re.compile(r"<!-- list -->.*<!-- /list -->", re.S)
 
 project = "Deep Reinforcement Learning, Live"
 extensions = ["myst_nb", "sphinx_design", "sphinxcontrib.bibtex"]
@@ -71,42 +71,18 @@ mathjax_config_path = "mathjax_config.js"
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "local"}}
 
 
-def headline_table() -> str:
-    """The table of measured results, as Markdown."""
-    lines = json.loads(HEADLINES.read_text()) if HEADLINES.exists() else []
-    rows = [_headline(line) for line in lines if line["metric"] != "shown"]
-    if not rows:
-        return "Nothing is measured yet; `make results` fills this table."
-    head = "| Row | Quantity | The source says | This book measures | 95 % interval | Baseline | Seeds |\n"
-    return head + "|---|---|---|--:|:-:|--:|--:|\n" + "\n".join(rows)
-
-
-def _headline(line: dict) -> str:
-    row, chapter = line["row"], CHAPTER_OF_ROW.get(line["row"][0])
-    unit = {"ratio": "×"}.get(line["unit"], line["unit"])
-    interval = (
-        f"{number(line['low'])} to {number(line['high'])}" if line["low"] != line["high"] else "–"
-    )
-    cells = [
-        f"[{row}](chapters/{chapter}.ipynb)"
-        if chapter and (BOOK.parent / "chapters" / f"{chapter}.ipynb").exists()
-        else row,
-        line["metric"].replace("_", " "),
-        (line["source_says"] or "–").replace("|", "\\|"),
-        f"**{number(line['value'])}** {unit}",
-        interval,
-        number(line["baseline"]) if line["baseline"] is not None else "–",
-        str(len(line["seeds"])),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
 def prepare_source(app: object, name: str, source: list[str]) -> None:
-    """Fill in the table; turn a notebook's links to the book's pages into citations and links inside the book."""
+    """Fill in cards and table; turn links, which fit the repository, into citations and links inside the book."""
     if name == "index":
-        source[0] = source[0].replace("<!-- headlines -->", headline_table())
+        source[0] = source[0].replace("<!-- headlines -->", results_table())
+        source[0] = source[0].replace("<!-- cards -->", cards(PLANNED))
+    if name == "bibliography":
+        source[0] = REFERENCES.sub("```{bibliography}\n:all:\n```", source[0])
+    source[0] = CITATION.sub(_citation, source[0])
     if name.startswith("chapters/"):
-        source[0] = CITATION.sub(_citation, source[0]).replace("](../book/", "](../")
+        source[0] = source[0].replace("](../book/", "](../")
+    else:
+        source[0] = source[0].replace("](../chapters/", "](chapters/")
 
 
 def _citation(match: re.Match) -> str:

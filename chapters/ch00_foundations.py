@@ -15,6 +15,8 @@
 # %% [markdown]
 # # 00 · Foundations: values, policies, and the two together
 #
+# <!-- card: Neural Q-learning, DQN, policy gradients and actor–critic, from a grid of twelve cells to a pole that stands. -->
+#
 # **What you will build.** A network that learns to cross a small grid, and shows how knowledge of a reward travels
 # backwards; a deep Q-network that balances a pole, with each of its two stabilisers switched off in turn; the policy
 # gradient, with the variance of its estimate measured; and an actor–critic, which is both at once.
@@ -36,6 +38,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -52,11 +55,20 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
 from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.numbers import spread_of
 from rlbook_utils.replay import Experience, NStep, Replay
 from rlbook_utils.results import Measured, Measurement, Metric
-from rlbook_utils.rollout import Policy, Transition, episode_returns, make_vector, transitions
-from rlbook_utils.run import Progress, as_tensors, watch
+from rlbook_utils.rollout import (
+    Policy,
+    Transition,
+    episode_returns,
+    make_vector,
+    spread,
+    transitions,
+)
+from rlbook_utils.run import Progress, watch
 from rlbook_utils.video import record, show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
 
@@ -257,8 +269,9 @@ def learn_grid(
             losses = learn_grid_episode(net, optimiser, config, rng)
             steps = len(greedy_cells(grid_values(net))) - 1
             metrics = {"loss": float(np.mean(losses)), "greedy_steps": steps}
-            state = {"episode": state["episode"] + 1, "net": net.state_dict(), "metrics": metrics}
-        frozen = lambda state=state: copy.deepcopy(state)
+            weights = copy.deepcopy(net.state_dict())
+            state = {"episode": state["episode"] + 1, "net": weights, "metrics": metrics}
+        frozen = partial(copy.deepcopy, state)
         yield Progress(state["episode"], config.episodes, state["metrics"], frozen, "episode")
         if state["episode"] >= config.episodes:
             return
@@ -506,7 +519,7 @@ def as_batch(rows: Experience, device: str | torch.device = "cpu") -> Experience
 # leaves, and its score comes from a hundred fresh episodes.
 
 # %%
-WATCHING, SCORING = 1_000_003, 2_000_003  # seeds of the episodes for the curve, and for the score
+TRAINING, WATCHING, SCORING, CHANCE = range(4)  # what a seed's episodes are for: each use its own
 VECTOR_STEPS, WARM_UP = 60, 1000  # steps of all carts between reports; transitions before learning
 
 
@@ -530,22 +543,18 @@ def make_dqn(config: DQNConfig, seed: int, device: str = "cpu") -> DQN:
 
 
 # %%
-def dqn_updates(
-    dqn: DQN, replay: Replay, config: DQNConfig, state: dict, rng: np.random.Generator
-) -> None:
-    """``config.updates`` gradient steps, counted in ``state``, at the rate that its ``env_steps`` say."""
-    device = next(dqn.net.parameters()).device
+def dqn_step(dqn: DQN, batch: Experience, config: DQNConfig, state: dict) -> float:
+    """One gradient step, counted in ``state``, at the rate that its ``env_steps`` say: the loss."""
     remaining = max(0.0, 1 - state["env_steps"] / config.steps)
     dqn.optimiser.param_groups[0]["lr"] = config.learning_rate * remaining
-    for _ in range(config.updates):
-        batch = as_batch(replay.sample(config.batch_size, rng), device)
-        loss = dqn_loss(dqn.net, dqn.target_net, batch, config.huber)
-        dqn.optimiser.zero_grad()
-        loss.backward()
-        dqn.optimiser.step()
-        state["updates"] += 1
-        if state["updates"] % config.sync_every == 0:
-            dqn.target_net.load_state_dict(dqn.net.state_dict())
+    loss = dqn_loss(dqn.net, dqn.target_net, batch, config.huber)
+    dqn.optimiser.zero_grad()
+    loss.backward()
+    dqn.optimiser.step()
+    state["updates"] += 1
+    if state["updates"] % config.sync_every == 0:
+        dqn.target_net.load_state_dict(dqn.net.state_dict())
+    return loss.item()
 
 
 def explorer(dqn: DQN, epsilon: Callable[[], float], rng: np.random.Generator) -> Policy:
@@ -565,27 +574,32 @@ def train_dqn(
 ) -> Iterator[Progress]:
     """DQN on CartPole (Mnih et al. 2015, algorithm 1), sixteen environments at a time.
 
-    state: {"env_steps", "updates", "dqn", "replay", "metrics"}.
+    state: {"env_steps", "updates", "episodes", "dqn", "replay", "random", "metrics"}.
     """
-    dqn, replay = make_dqn(config, seed, device), Replay(config.capacity)
-    state = {"env_steps": 0, "updates": 0} if state is None else {**state}
+    dqn, rng = make_dqn(config, seed, device), np.random.default_rng(seed)
+    replay = Replay(config.capacity)
+    state = {"env_steps": 0, "updates": 0, "episodes": 0} if state is None else {**state}
     if state["env_steps"]:
         for part, saved in zip(dqn, as_tensors(state["dqn"]), strict=True):
             part.load_state_dict(saved)
         replay.add(Experience(**state["replay"]))
-    rng = np.random.default_rng([seed, state["env_steps"]])
+        restore_random(state["random"], rng)
     policy = explorer(dqn, lambda: epsilon_at(config, state["env_steps"]), rng)
     envs, n_step = make_vector("CartPole-v1", config.num_envs), NStep(1, config.discount)
-    stream = transitions(envs, policy, int(rng.integers(2**31)))
+    stream = transitions(envs, policy, spread((TRAINING, seed, state["env_steps"]), 1)[0])
     while True:
         if state["env_steps"] < config.steps:
             for step in islice(stream, VECTOR_STEPS):
                 replay.add(n_step(step))
                 state["env_steps"] += config.num_envs
+                state["episodes"] += int((step.terminated | step.truncated).sum())
                 if replay.added >= WARM_UP or state["updates"]:
-                    dqn_updates(dqn, replay, config, state, rng)
-            state["metrics"] = dqn_metrics(dqn.net, WATCHING + 1000 * seed + state["env_steps"])
-        now = lambda: dqn_state(state, dqn, replay)
+                    for _ in range(config.updates):
+                        batch = as_batch(replay.sample(config.batch_size, rng), device)
+                        dqn_step(dqn, batch, config, state)
+            watched = spread((WATCHING, seed, state["env_steps"]), 1)[0]
+            state["metrics"] = dqn_metrics(dqn.net, watched)
+        now = partial(copy.deepcopy, dqn_state(state, dqn, replay) | {"random": random_state(rng)})
         yield Progress(state["env_steps"], config.steps, state["metrics"], now, "environment steps")
         if state["env_steps"] >= config.steps:
             return
@@ -601,7 +615,7 @@ def dqn_metrics(net: nn.Module, seed: int) -> dict[str, float]:
 
 
 def dqn_state(state: dict, dqn: DQN, replay: Replay) -> dict:
-    """All that ``train_dqn`` needs to go on, the replay oldest first."""
+    """Counters, networks, optimiser and replay as they are now, the replay oldest first."""
     places = np.arange(replay.added - len(replay), replay.added) % replay.capacity
     parts = [copy.deepcopy(part.state_dict()) for part in dqn]
     return {**state, "dqn": parts, "replay": replay.rows(places)._asdict()}
@@ -614,9 +628,9 @@ def dqn_state(state: dict, dqn: DQN, replay: Replay) -> dict:
 # %% tags=["F2"]
 def random_return_of(episodes: int, seed: int) -> float:
     """Mean return on CartPole of pushing left or right at random."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([CHANCE, seed])
     push = lambda obs: rng.integers(2, size=len(obs))
-    return episode_returns(push, "CartPole-v1", episodes, seed).mean()
+    return episode_returns(push, "CartPole-v1", episodes, spread((CHANCE, seed), 1)[0]).mean()
 
 
 def net_of(weights: dict, *sizes: int) -> nn.Module:
@@ -628,7 +642,8 @@ def net_of(weights: dict, *sizes: int) -> nn.Module:
 
 def score(net: nn.Module, seed: int, episodes: int = 100) -> float:
     """Mean return of a network's greedy policy over fresh episodes."""
-    return episode_returns(greedy_policy(net), "CartPole-v1", episodes, SCORING + seed).mean()
+    fresh = spread((SCORING, seed), 1)[0]
+    return episode_returns(greedy_policy(net), "CartPole-v1", episodes, fresh).mean()
 
 
 random_return = random_return_of(1000, seed=0)
@@ -812,7 +827,7 @@ def balance(obs: np.ndarray) -> np.ndarray:
     return (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64)
 
 
-lasted = episode_returns(balance, "CartPole-v1", 100, SCORING)
+lasted = episode_returns(balance, "CartPole-v1", 100, seed=1)
 print(f"the policy's return over 100 episodes: mean {lasted.mean():.0f}, least {lasted.min():.0f}")
 updates = by_budget(smoke=100, laptop=4000)
 valid = lambda step: step.valid
@@ -1213,12 +1228,10 @@ def train_policy(
             rng = np.random.default_rng([seed, state["update"]])
             remaining = 1 - state["update"] / config.updates
             agent.policy_optimiser.param_groups[0]["lr"] = config.learning_rate * remaining
-            mean_return = policy_step(agent, config, rng, device)
-            state = {"update": state["update"] + 1, "metrics": {"mean_return": mean_return}}
-        frozen = lambda state=state: {
-            **state,
-            "parts": [copy.deepcopy(p.state_dict()) for p in agent],
-        }
+            metrics = {"mean_return": policy_step(agent, config, rng, device)}
+            parts = [copy.deepcopy(part.state_dict()) for part in agent]
+            state = {"update": state["update"] + 1, "metrics": metrics, "parts": parts}
+        frozen = partial(copy.deepcopy, state)
         yield Progress(state["update"], config.updates, state["metrics"], frozen, "update")
         if state["update"] >= config.updates:
             return
@@ -1289,18 +1302,18 @@ def gradients_of_estimators(
 # %%
 variance_config = by_budget(smoke=VarianceConfig(32, trained_to=25.0), laptop=VarianceConfig())
 gradients = gradients_of_estimators(variance_config, seed=1)
-spread = {name: squared_deviations(g) for name, g in gradients.items()}
-whole = spread["whole return"].mean()
+deviations = {name: squared_deviations(g) for name, g in gradients.items()}
+whole = deviations["whole return"].mean()
 figure, axes = plt.subplots(figsize=(7.2, 2.2))
-for row, (name, squares) in enumerate(spread.items()):
-    low, high = (bound.item() / whole for bound in plots.bootstrap(squares[:, None]))
+for row, (name, squares) in enumerate(deviations.items()):
+    low, high = (bound / whole for bound in spread_of(squares)[:2])
     mean = squares.mean() / whole
     axes.barh(row, mean, height=0.6, color=plots.COLOURS[row], alpha=0.75)
     axes.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=plots.INK, capsize=3)
     print(
         f"{name:13s} variance {squares.mean():12,.0f}   relative {mean:.3f} ({low:.3f} to {high:.3f})"
     )
-axes.set_yticks(range(3), list(spread))
+axes.set_yticks(range(3), list(deviations))
 axes.set_xlabel("variance of the gradient of one episode (whole return = 1)")
 axes.invert_yaxis()
 axes.grid(axis="y", visible=False)
@@ -1405,13 +1418,16 @@ def train_actor_critic(
 ) -> Iterator[Progress]:
     """One-step actor–critic (Barto et al. 1983; Sutton and Barto 2018, section 13.5), in a batch.
 
-    state: {"env_steps", "recent" returns, "metrics", "parts"}.
+    state: {"env_steps", "recent" returns, "metrics", "parts", "random"}.
     """
     state = {"env_steps": 0, "recent": []} if state is None else {**state}
     agent = make_actor_critic(config.actor_rate, config.critic_rate, seed, state, device)
-    rng = np.random.default_rng([seed, state["env_steps"]])
+    rng = np.random.default_rng(seed)
+    if state["env_steps"]:
+        restore_random(state["random"], rng)
     envs, n_step = make_vector("CartPole-v1", config.num_envs), NStep(1, config.discount)
-    stream = transitions(envs, sampler(agent.policy_net, rng), int(rng.integers(2**31)))
+    start = spread((TRAINING, seed, state["env_steps"]), 1)[0]
+    stream = transitions(envs, sampler(agent.policy_net, rng), start)
     recent, playing = deque(state["recent"], maxlen=32), np.zeros(config.num_envs)
     while True:
         for step in islice(stream, 100 if state["env_steps"] < config.steps else 0):
@@ -1421,14 +1437,11 @@ def train_actor_critic(
             ended = step.terminated | step.truncated
             recent.extend(playing[ended].tolist())
             playing[ended] = 0
-            state["recent"], state["metrics"] = (
-                list(recent),
-                {"mean_return": np.mean(recent or [0])},
-            )
-        frozen = lambda: {**state, "parts": [copy.deepcopy(part.state_dict()) for part in agent]}
-        yield Progress(
-            state["env_steps"], config.steps, state["metrics"], frozen, "environment steps"
-        )
+        state["metrics"] = {"mean_return": np.mean(recent or [0])}
+        parts = [copy.deepcopy(part.state_dict()) for part in agent]
+        found = {"recent": list(recent), "parts": parts, "random": random_state(rng)}
+        now = partial(copy.deepcopy, state | found)
+        yield Progress(state["env_steps"], config.steps, state["metrics"], now, "environment steps")
         if state["env_steps"] >= config.steps:
             return
 
@@ -1725,6 +1738,7 @@ def measure_dqn(config: DQNConfig, seed: int) -> Measured:
             values.append(progress.metrics[name])
     seconds, weights = time.perf_counter() - began, progress.state()["dqn"][0]
     found = {"return": score(net_of(weights, 4, 128, 128, 2), seed), "training_seconds": seconds}
+    found["episodes"] = progress.state()["episodes"]
     return Measured(found, {"return": random_return_of(100, seed)}, curves, {"net": weights})
 
 
@@ -1765,15 +1779,15 @@ def measure_actor_critic(config: ActorCriticConfig, seed: int) -> Measured:
 
 
 # %%
-FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+TEN, FIVE, THREE = tuple(range(1, 11)), (1, 2, 3, 4, 5), (1, 2, 3)
 HEADLINE = "CartPole-v1: DQN returns {F2.return} after {F2.training_seconds} s"
 MEASUREMENTS = [
-    Measurement("F1", "grid", measure_grid, GridConfig(), FIVE, (
+    Measurement("F1", "grid", measure_grid, GridConfig(), TEN, (
         Metric("episodes_to_converge", "episodes", "median", "converges in 1,000 episodes"),
         Metric("q_error", "value", "mean"),
         Metric("q_error_anywhere", "value", "mean"))),
     Measurement("F1", "exploration", measure_exploration, GridConfig(), THREE),
-    Measurement("F2", "dqn", measure_dqn, DQNConfig(), FIVE, (
+    Measurement("F2", "dqn", measure_dqn, DQNConfig(), TEN, (
         Metric("return", "return", "mean", "300 episodes, target sync every 20"),
         Metric("training_seconds", "s", "median"))),
     Measurement("F2", "dqn_no_target", measure_dqn, DQNConfig(sync_every=1), FIVE),
@@ -1781,18 +1795,21 @@ MEASUREMENTS = [
     Measurement("F2", "dqn_no_replay", measure_dqn, DQNConfig(capacity=16), FIVE),
     Measurement("F2", "dqn_neither", measure_dqn, DQNConfig(capacity=16, sync_every=1), FIVE),
     Measurement("F2", "dqn_huber", measure_dqn, DQNConfig(huber=True), FIVE),
+    Measurement("F2", "dqn_slow", measure_dqn, DQNConfig(sync_every=100, updates=8), FIVE),
+    Measurement("F2", "dqn_huber_slow", measure_dqn,
+                DQNConfig(sync_every=100, updates=8, huber=True), FIVE),
 ]  # fmt: skip
 
 # %%
 MEASUREMENTS += [
-    Measurement("F3", "policy_gradient", measure_policy_gradient, GradientConfig(), FIVE, (
+    Measurement("F3", "policy_gradient", measure_policy_gradient, GradientConfig(), TEN, (
         Metric("episodes_to_400_whole_return", "episodes (960: not reached)", "median"),
         Metric("episodes_to_400_reward_to_go", "episodes (960: not reached)", "median", "reward-to-go converges faster"),
         Metric("episodes_to_400_baseline", "episodes (960: not reached)", "median"))),
-    Measurement("F3", "variance", measure_variance, VarianceConfig(), FIVE, (
+    Measurement("F3", "variance", measure_variance, VarianceConfig(), TEN, (
         Metric("variance_ratio_reward_to_go", "of the whole return's", "mean"),
         Metric("variance_ratio_baseline", "of the whole return's", "mean"))),
-    Measurement("F4", "actor_critic", measure_actor_critic, ActorCriticConfig(), FIVE, (
+    Measurement("F4", "actor_critic", measure_actor_critic, ActorCriticConfig(), TEN, (
         Metric("return", "return", "mean", "CartPole"),
         Metric("training_seconds", "s", "median"))),
     Measurement("F4", "actor_critic_flowing", measure_actor_critic,

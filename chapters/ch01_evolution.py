@@ -15,6 +15,8 @@
 # %% [markdown]
 # # 01 · Evolution: learning without gradients
 #
+# <!-- card: Genetic algorithms and evolution strategies, from a string that finds its letters to a body that learns to run, on one core or many. -->
+#
 # **What you will build.** A genetic algorithm that spells *Hello World!* and then balances a pole; an evolution
 # strategy that teaches a two-legged body to run; and the machinery that spreads it over processes and machines while
 # sending only a few numbers between them.
@@ -30,6 +32,7 @@
 # here from scratch and measured over several seeds; where the printed code goes wrong, you will see the symptom.
 
 # %%
+import os
 import pickle
 import random
 import string
@@ -55,13 +58,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import resume
 from rlbook_utils.config import budget, by_budget, check_config, knob
 from rlbook_utils.results import Measured, Measurement, Metric
-from rlbook_utils.rollout import episode_returns
-from rlbook_utils.run import Progress, resume, watch
+from rlbook_utils.rollout import episode_returns, make_vector, spread
+from rlbook_utils.run import Progress, watch
 from rlbook_utils.video import RenderError, record, show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
-from rlbook_utils.workers import spawn
+from rlbook_utils.workers import WorkerDied, spawn
 
 plots.use_style()
 
@@ -382,17 +386,16 @@ print(
 
 
 # %%
-@torch.inference_mode()
 def play_one(params: torch.Tensor, env: gym.Env, seed: int) -> int:
     """One episode of one individual, plainly and without waste. params: [407] -> steps survived."""
-    layers = [(weights[0], biases[0, :, 0]) for weights, biases in unpack(params[None])]
+    layers = [
+        (weights[0].numpy(), biases[0, :, 0].numpy()) for weights, biases in unpack(params[None])
+    ]
+    (w1, b1), (w2, b2), (w3, b3) = layers
     obs, _ = env.reset(seed=seed)
     for step in range(1, 501):
-        hidden = torch.from_numpy(obs)
-        for weights, biases in layers[:-1]:
-            hidden = torch.relu(torch.nn.functional.linear(hidden, weights, biases))
-        action = torch.nn.functional.linear(hidden, *layers[-1]).argmax()
-        obs, _, terminated, truncated, _ = env.step(int(action))
+        hidden = np.maximum(w2 @ np.maximum(w1 @ obs + b1, 0) + b2, 0)
+        obs, _, terminated, truncated, _ = env.step(int((w3 @ hidden + b3).argmax()))
         if terminated or truncated:
             break
     return step
@@ -425,8 +428,7 @@ def evaluate_population(
     params: [P, 407] on any device -> [P, E]. choose: logits [P, E, 2] -> actions [P, E].
     """
     population = len(params)
-    native = {"vectorization_mode": "vector_entry_point"}
-    envs = gym.make_vec("CartPole-v1", num_envs=population * episodes, **native)
+    envs = make_vector("CartPole-v1", population * episodes)
     obs, _ = envs.reset(seed=seed)
     layers = unpack(params)
     returns, playing = np.zeros(len(obs)), np.ones(len(obs), bool)
@@ -501,23 +503,31 @@ def first_population(config: GAConfig, rng: np.random.Generator) -> torch.Tensor
 
 
 def next_population(
-    adults: torch.Tensor, fitness: np.ndarray, config: GAConfig, rng: np.random.Generator
+    adults: torch.Tensor,
+    fitness: np.ndarray,
+    config: GAConfig,
+    rng: np.random.Generator,
+    cross: Callable = crossover,
 ) -> torch.Tensor:
     """Select, recombine and mutate. adults: [P, 407], fitness: [P] -> [P, 407]."""
     sizes = CHROMOSOME_SIZES if config.layerwise else (PARAMS,)
     mothers, fathers = tournament(fitness, -(-len(adults) // 2), config.tournament, rng)
-    children = crossover(adults[mothers], adults[fathers], sizes, rng)[: len(adults)]
+    children = cross(adults[mothers], adults[fathers], sizes, rng)[: len(adults)]
     return mutate(children, config.mutation_rate, rng)
 
 
 # %%
 def evolve(
-    config: GAConfig, seed: int, state: dict | None = None, device: str = "cpu"
+    config: GAConfig,
+    seed: int,
+    state: dict | None = None,
+    device: str = "cpu",
+    cross: Callable = crossover,
 ) -> Iterator[Progress]:
     """A genetic algorithm on CartPole (Zai and Brown 2020, listings 6.5 to 6.13).
 
     state: {"generation", "population" [P, 407], "fitness" [P], "env_steps"}, all of one *evaluated*
-    generation. ``config.layerwise`` is the source's exercise.
+    generation. ``config.layerwise`` is the source's exercise; ``cross`` recombines, as ``crossover``.
     """
     choose = sampled if config.sample_actions else greedy
     state = state or {"generation": 0, "env_steps": 0}
@@ -528,7 +538,7 @@ def evolve(
                 population = first_population(config, rng).to(device)
             else:
                 adults = torch.as_tensor(state["population"]).to(device)
-                population = next_population(adults, state["fitness"], config, rng)
+                population = next_population(adults, state["fitness"], config, rng, cross)
             torch.manual_seed(int(rng.integers(2**31)))  # for sampled actions
             env_seed = int(rng.integers(2**31))
             returns = evaluate_population(population, config.episodes, env_seed, choose)  # [P, E]
@@ -571,7 +581,8 @@ ga_run = watch(evolve(ga_config, seed=1), floor=random_return)
 # episodes that had no say in the choice.
 
 # %% tags=["E2"]
-# The seeds of episodes that choose a champion, and of episodes that only score it.
+# Episodes that choose a champion, episodes that only score it: ``spread`` makes seeds of their own
+# from one of these numbers and the seed of the run.
 SELECTION, SCORING = 1_000_003, 2_000_003
 
 
@@ -579,12 +590,13 @@ def champion_of(state: dict, seed: int, candidates: int = 20) -> torch.Tensor:
     """The best of an evaluated generation's fittest, chosen on 100 episodes of their own: [407]."""
     fittest = np.argsort(-state["fitness"])[:candidates]
     params = torch.as_tensor(state["population"])[fittest.copy()]
-    return params[evaluate_population(params, 100, SELECTION + seed).mean(1).argmax()]
+    returns = evaluate_population(params, 100, spread((SELECTION, seed), 1)[0])  # [candidates, 100]
+    return params[returns.mean(1).argmax()]
 
 
 def score(params: torch.Tensor, seed: int, episodes: int = 100) -> float:
     """Mean return of one individual [407] over fresh episodes."""
-    return evaluate_population(params[None], episodes, SCORING + seed).mean()
+    return evaluate_population(params[None], episodes, spread((SCORING, seed), 1)[0]).mean()
 
 
 champion = champion_of(ga_run.state, seed=1)
@@ -652,22 +664,30 @@ show(scrubber(instants, "instant"), instants[0])
 
 # %%
 def evaluation_speeds(
-    population: torch.Tensor, episodes: int, seed: int, sample: int = 40
-) -> tuple[float, float]:
-    """Environment steps per second: plain loop over ``sample`` individuals, and batched evaluation."""
-    env = gym.make("CartPole-v1", disable_env_checker=True)
-    began = time.perf_counter()
-    steps = sum(play_one(params, env, seed + i) for i, params in enumerate(population[:sample]))
-    plain = steps / (time.perf_counter() - began)
-    began = time.perf_counter()
-    steps = evaluate_population(population, episodes, seed).sum()
-    return plain, steps / (time.perf_counter() - began)
+    population: torch.Tensor, episodes: int, seed: int, sample: int = 100
+) -> tuple[float, float, float]:
+    """Environment steps per second of the plain loop over ``sample`` individuals, one episode each;
+    of the batch with one episode each; and of the batch with ``episodes`` each."""
+    env, few = gym.make("CartPole-v1", disable_env_checker=True), population[:sample]
+    starts = spread(seed, len(few))
+    ways = (
+        lambda: sum(map(play_one, few, [env] * len(few), starts)),
+        lambda: evaluate_population(population, 1, seed).sum(),
+        lambda: evaluate_population(population, episodes, seed).sum(),
+    )
+    speeds = []
+    for play_all in ways:
+        began = time.perf_counter()
+        speeds.append(play_all() / (time.perf_counter() - began))
+    return tuple(speeds)
 
 
-plain_speed, batched_speed = evaluation_speeds(ga_run.state["population"], ga_config.episodes, 0)
-print(f"plain loop {plain_speed:12,.0f} environment steps/s")
-print(f"batched    {batched_speed:12,.0f} environment steps/s")
-print(f"ratio      {batched_speed / plain_speed:12,.0f}")
+speeds = evaluation_speeds(ga_run.state["population"], ga_config.episodes, seed=0)
+plain_speed, equal_speed, batched_speed = speeds
+several = f"batched, {ga_config.episodes} episodes each"
+for name, speed in zip(("plain loop", "batched, one episode each", several), speeds, strict=True):
+    ratio = speed / plain_speed
+    print(f"{name:26s} {speed:11,.0f} environment steps/s, {ratio:4.0f} times the plain loop")
 
 # %% [markdown]
 # Both run the same kind of step in one process and one thread; the plain loop plays one episode of forty of the
@@ -1163,7 +1183,7 @@ class SerialEvaluator:
     """All shards one after the other, here."""
 
     def __init__(self, config: SearchConfig, seed: int, workers: int = 1) -> None:
-        self.config, self.worker, self.bytes = config, Worker(config, seed), 0
+        self.config, self.worker = config, Worker(config, seed)
 
     def evaluate(self, log: np.ndarray) -> np.ndarray:
         """The packed records [shards, numbers] of the generation that follows ``log``, in order.
@@ -1224,12 +1244,15 @@ def search(
 
 
 # %%
-class Crew:
-    """Several workers behind one ``evaluate``. A subclass says how to ``start``, ``send`` to,
-    ``receive`` from and ``end`` a worker, and which errors mean that one is ``LOST``."""
+class RemoteEvaluator:
+    """Several workers elsewhere behind one ``evaluate``. A subclass says how to ``start``, ``send``
+    to, ``receive`` from and ``end`` a worker, and which error means that one is ``LOST``.
+
+    sent, received: bytes to and from the workers so far.
+    """
 
     def __init__(self, config: SearchConfig, seed: int, workers: int = 2) -> None:
-        self.config, self.seed, self.bytes = config, seed, 0
+        self.config, self.seed, self.sent, self.received = config, seed, 0, 0
         self.shards = [range(i, config.shards, workers) for i in range(min(workers, config.shards))]
         self.members = [self.start() for _ in self.shards]
         self.heard = [0] * len(self.members)
@@ -1243,7 +1266,7 @@ class Crew:
 
     def ask(self, i: int, log: np.ndarray) -> None:
         message = pickle.dumps((log[self.heard[i] :], self.shards[i]))
-        self.bytes += len(message)
+        self.sent += len(message)
         self.heard[i] = len(log)
         self.send(self.members[i], message)
 
@@ -1251,7 +1274,7 @@ class Crew:
         for _ in range(3):
             try:
                 reply = self.receive(self.members[i])
-                self.bytes += len(reply)
+                self.received += len(reply)
                 return np.frombuffer(reply).reshape(len(self.shards[i]), -1)
             except self.LOST:
                 self.end(self.members[i])
@@ -1277,16 +1300,16 @@ def serve(connection: Connection, config: SearchConfig, seed: int) -> None:
         connection.send_bytes(worker.reply(connection.recv_bytes()))
 
 
-class PoolEvaluator(Crew):
+class PoolEvaluator(RemoteEvaluator):
     """Workers in processes of this machine."""
 
-    LOST = (EOFError, OSError)
+    LOST = WorkerDied
 
     def start(self) -> tuple[Popen, Connection]:
         return spawn(serve, self.config, self.seed)
 
     def send(self, member: tuple[Popen, Connection], message: bytes) -> None:
-        with suppress(ConnectionError):  # noticed when no reply comes
+        with suppress(WorkerDied):  # noticed when no reply comes
             member[1].send_bytes(message)
 
     def receive(self, member: tuple[Popen, Connection]) -> bytes:
@@ -1298,21 +1321,36 @@ class PoolEvaluator(Crew):
 
 
 # %%
-class RayEvaluator(Crew):
+def start_ray(workers: int, address: str) -> None:
+    """Start Ray on this machine, or join the cluster at ``address``. Raises ConnectionError.
+
+    A busy machine can need longer than the 30 seconds that Ray allows itself, and a second attempt.
+    """
+    size = {"num_cpus": workers, "object_store_memory": 10**8, "include_dashboard": False}
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "45")
+    for _ in range(2):
+        with suppress(Exception):  # Ray raises several kinds, a plain Exception among them
+            here = size if address == "local" else {}
+            return ray.init(address, logging_level="error", log_to_driver=False, **here)
+        ray.shutdown()
+    raise ConnectionError(f"Ray ({address}) did not start in time, tried twice")
+
+
+class RayEvaluator(RemoteEvaluator):
     """Workers as Ray actors, a core each: on this machine, or on the cluster at ``address``.
 
-    Where Ray is already running, its workers join it and ``address`` does not count.
+    Where Ray is already running, its workers join it and ``address`` does not count. Raises
+    ConnectionError where it does not start.
     """
 
-    LOST = (ray.exceptions.RayActorError,)
+    LOST = ray.exceptions.RayActorError
 
     def __init__(
         self, config: SearchConfig, seed: int, workers: int = 2, address: str = "local"
     ) -> None:
         self.owns_ray = not ray.is_initialized()
         if self.owns_ray:
-            size = {"num_cpus": workers, "object_store_memory": 10**8} if address == "local" else {}
-            ray.init(address, logging_level="error", log_to_driver=False, **size)
+            start_ray(workers, address)
         self.remote = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Worker)
         super().__init__(config, seed, workers)
 
@@ -1332,6 +1370,17 @@ class RayEvaluator(Crew):
         super().close()
         if self.owns_ray:
             ray.shutdown()
+
+
+def ray_or_pool(
+    config: SearchConfig, seed: int, workers: int = 2, address: str = "local"
+) -> RemoteEvaluator:
+    """A ``RayEvaluator``, or a process pool and a sentence where Ray does not start."""
+    try:
+        return RayEvaluator(config, seed, workers, address)
+    except ConnectionError as error:
+        print(f"{error}; a process pool does its work.")
+        return PoolEvaluator(config, seed, workers)
 
 
 # %% [markdown]
@@ -1359,18 +1408,16 @@ def fastest_parent(config: SearchConfig, seed: int, log: np.ndarray) -> Parent:
     field = [p for i, p in enumerate(parents_of(config, seed, log)) if i in promising]
     env = make_body(config)
     for episodes in (1, 2, 4, 8):
-        first = SELECTION + 100 * seed + episodes  # fresh episodes in every round
-        means = [body_score(parent, env, first, episodes) for parent in field]
+        fresh = (SELECTION, seed, episodes)  # other episodes in every round
+        means = [body_score(parent, env, fresh, episodes) for parent in field]
         field = [field[i] for i in np.argsort(means)[::-1][: max(1, len(field) // 2)]]
     env.close()
     return field[0]
 
 
-def body_score(parent: Parent, env: gym.Env, seed: int, episodes: int) -> float:
+def body_score(parent: Parent, env: gym.Env, seed: tuple[int, ...], episodes: int) -> float:
     """Mean return of a parent's own policy, without noise, over ``episodes`` episodes."""
-    return float(
-        np.mean([play(parent, 0.0, env, seed + episode)[0] for episode in range(episodes)])
-    )
+    return float(np.mean([play(parent, 0.0, env, start)[0] for start in spread(seed, episodes)]))
 
 
 # %% [markdown]
@@ -1383,8 +1430,8 @@ def random_body_return(config: SearchConfig, episodes: int, seed: int) -> float:
     """Mean return of uniformly random torques."""
     env, returns = make_body(config), []
     env.action_space.seed(seed)
-    for episode in range(episodes):
-        env.reset(seed=seed + episode)
+    for start in spread(seed, episodes):
+        env.reset(seed=start)
         returns.append(sum(env.step(env.action_space.sample())[1] for _ in range(config.horizon)))
     return float(np.mean(returns))
 
@@ -1403,8 +1450,8 @@ body_run = watch(
 # %% tags=["E5"]
 runner = fastest_parent(search_config, 1, body_run.state["log"])
 body = make_body(search_config)
-episodes = range(by_budget(smoke=2, laptop=20))
-fresh = [play(runner, 0.0, body, SCORING + episode)[0] for episode in episodes]
+starts = spread((SCORING, 1), by_budget(smoke=2, laptop=20))
+fresh = [play(runner, 0.0, body, start)[0] for start in starts]
 print(f"champion over {len(fresh)} fresh episodes: mean return {np.mean(fresh):,.0f}")
 print(f"its worst {np.min(fresh):,.0f}, its best {np.max(fresh):,.0f}")
 
@@ -1459,7 +1506,7 @@ crews = {
     "serial": (SerialEvaluator, 1),
     "process pool, 2": (PoolEvaluator, 2),
     "process pool, 3": (PoolEvaluator, 3),
-    "Ray, 2": (RayEvaluator, 2),
+    "Ray, 2": (ray_or_pool, 2),
 }
 logs = {}
 for name, (evaluator, workers) in crews.items():
@@ -1501,25 +1548,29 @@ print(f"after losing a worker, the same: {same}")
 
 # %%
 def traffic(config: SearchConfig, seed: int, workers: int = 2) -> tuple[float, float]:
-    """Bytes a generation sends, and what it would send with every child's parameters."""
+    """Bytes a generation sends, and what it would send with the parent itself in place of the news.
+
+    The replies are the same; a parent is its weights and its observations' statistics.
+    """
     crew, log = PoolEvaluator(config, seed, workers), empty_log(config)
     while len(log) < config.generations:
         log = np.vstack([log, merge_records(config, crew.evaluate(log))])
     crew.close()
-    sent = crew.bytes / len(log)
-    return sent, sent + 2 * config.directions * first_parent(config).weights.nbytes
+    parent = tuple(first_parent(config))
+    parents = sum(len(pickle.dumps((parent, shards))) for shards in crew.shards)
+    return (crew.sent + crew.received) / len(log), crew.received / len(log) + parents
 
 
 # %% tags=["E7"]
-sent, vectors = traffic(replace(short, horizon=100), seed=5)
-print(f"two workers: {sent:,.0f} bytes a generation; with parameter vectors, {vectors:,.0f}")
-params = np.logspace(2, 7, 50)
+news, parents = traffic(replace(short, generations=16, horizon=50), seed=5)
+print(f"two workers: {news:,.0f} bytes a generation; with the parent to each, {parents:,.0f}")
+ours, params = first_parent(short).weights.size, np.logspace(2, 7, 50)
+others = {"each child to a worker": 16 * 8, "the parent to each worker": 2 * 8}  # bytes per number
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
-axes.loglog(params, 16 * 8 * params, color=plots.COLOURS[1], label="every child's parameters")
-axes.loglog(params, 2 * 8 * params, color=plots.COLOURS[2], label="the parent to each worker")
-axes.axhline(sent, color=plots.COLOURS[0], label="records: returns and statistics (measured)")
-axes.axhline(16 * 8, color=plots.COLOURS[0], linestyle="--", label="the 16 returns alone")
-axes.plot(first_parent(short).weights.size, sent, "o", color=plots.COLOURS[0])
+for i, (label, each) in enumerate(others.items(), start=1):
+    axes.loglog(params, parents + each * params - 2 * 8 * ours, color=plots.COLOURS[i], label=label)
+axes.axhline(news, color=plots.COLOURS[0], label="the news: records alone")
+axes.plot([ours, ours], [news, parents], "o", color=plots.INK, label="counted here")
 axes.set(xlabel="parameters of the policy", ylabel="bytes a generation")
 axes.legend()
 plt.show()
@@ -1580,9 +1631,9 @@ def measured_constants(config: SearchConfig, seed: int, episodes: int = 40) -> d
     """Seconds of evaluations [episodes], and to draw and to weigh one noise number."""
     env, parent = make_body(config), first_parent(config)
     rng, size, seconds = np.random.default_rng(seed), 100_000, []
-    for episode in range(episodes):
+    for start in spread(seed, episodes):
         began = time.perf_counter()
-        play(parent, config.noise, env, seed + episode)
+        play(parent, config.noise, env, start)
         seconds.append(time.perf_counter() - began)
     total, began = np.zeros(size), time.perf_counter()
     table = [rng.standard_normal(size) for _ in range(20)]
@@ -1675,7 +1726,7 @@ def first_success(
     All steps of the run where it never does.
     """
     for progress in progresses:
-        if score(policy_of(progress.state()), seed + progress.step) >= 475:
+        if score(policy_of(progress.state()), spread((seed, progress.step), 1)[0]) >= 475:
             break
     return progress.metrics["env_steps"]
 
@@ -1694,20 +1745,20 @@ def es_steps_to_solve(seed: int) -> float:
 class UntilSolved(BaseCallback):
     """Stop a run at the first check that scores 475 over 100 episodes; checks are not counted."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, seed: int) -> None:
         super().__init__()
-        self.every, self.solved = every, False
+        self.every, self.seed = every, seed
 
     def _on_step(self) -> bool:
-        if self.num_timesteps % self.every < self.training_env.num_envs:
-            act = lambda obs: self.model.predict(obs, deterministic=True)[0]
-            if episode_returns(act, "CartPole-v1", 100, SCORING + self.num_timesteps).mean() >= 475:
-                self.solved = True
-        return not self.solved
+        if self.num_timesteps % self.every >= self.training_env.num_envs:
+            return True
+        act = lambda obs: self.model.predict(obs, deterministic=True)[0]
+        fresh = spread((SCORING, self.seed, self.num_timesteps), 1)[0]
+        return episode_returns(act, "CartPole-v1", 100, fresh).mean() < 475
 
 
-def steps_until_solved(model: BaseAlgorithm) -> float:
-    model.learn(100_000, UntilSolved(every=2000))
+def steps_until_solved(model: BaseAlgorithm, seed: int) -> float:
+    model.learn(100_000, UntilSolved(2000, seed))
     return model.num_timesteps
 
 
@@ -1726,13 +1777,13 @@ DQN_SETTINGS = {
 
 
 def ppo_steps_to_solve(seed: int) -> float:
-    envs = make_vec_env("CartPole-v1", 8, seed=seed)
-    return steps_until_solved(PPO("MlpPolicy", envs, seed=seed, device="cpu", **PPO_SETTINGS))
+    envs = make_vec_env("CartPole-v1", 8)  # PPO gives them the seeds ``seed``, ``seed`` + 1 …
+    return steps_until_solved(PPO("MlpPolicy", envs, seed=seed, device="cpu", **PPO_SETTINGS), seed)
 
 
 def dqn_steps_to_solve(seed: int) -> float:
-    envs = make_vec_env("CartPole-v1", 1, seed=seed)
-    return steps_until_solved(DQN("MlpPolicy", envs, seed=seed, device="cpu", **DQN_SETTINGS))
+    envs = make_vec_env("CartPole-v1", 1)
+    return steps_until_solved(DQN("MlpPolicy", envs, seed=seed, device="cpu", **DQN_SETTINGS), seed)
 
 
 # %% tags=["E9"]
@@ -1744,9 +1795,7 @@ SOLVERS = {
     "DQN": dqn_steps_to_solve,
 }
 for name in by_budget(smoke=["evolution strategy"], laptop=list(SOLVERS)):
-    began = time.perf_counter()
-    steps = SOLVERS[name](seed=2)
-    print(f"{name:20s} {steps:9,.0f} environment steps, {time.perf_counter() - began:5.1f} s")
+    print(f"{name:20s} {SOLVERS[name](seed=2):9,.0f} environment steps")
 
 # %%
 costs = {name: [] for name in SOLVER_KEYS}
@@ -1855,7 +1904,7 @@ plt.show()
 # goes on with a freshly reset cart as if it were the same episode.
 
 # %%
-envs = gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="vector_entry_point")
+envs = make_vector("CartPole-v1", 1)
 obs, _ = envs.reset(seed=1)
 counted, total = [], 0.0
 for _ in range(by_budget(smoke=600, laptop=2500)):
@@ -1970,14 +2019,12 @@ def uniform_crossover(
 
 laptop = GAConfig(population=200, generations=20, episodes=4)
 exercise = by_budget(smoke=GAConfig(population=20, generations=2), laptop=laptop)
-one_point = crossover
-for crossover in (one_point, uniform_crossover):  # ``next_population`` looks it up by this name
+for cross in (crossover, uniform_crossover):
     finals = []
-    for seed in range(3):
-        *_, progress = evolve(exercise, seed)
+    for seed in range(by_budget(smoke=2, laptop=5)):
+        *_, progress = evolve(exercise, seed, cross=cross)
         finals.append(progress.metrics["mean_fitness"])
-    print(f"{crossover.__name__:18s} final mean fitness, three seeds: {np.round(finals, 1)}")
-crossover = one_point
+    print(f"{cross.__name__:18s} final mean fitness of each seed: {np.round(finals, 1)}")
 
 # %% [markdown]
 # **3. Antithetic noise for the pole.** Give `evolve_parent` mirrored noise: draw $N/2$ directions and use each with
@@ -2014,7 +2061,9 @@ size = by_budget(smoke={"generations": 2, "horizon": 100}, laptop={"generations"
 swimmer = SearchConfig("Swimmer-v5", **size)
 *_, progress = search(swimmer, 1, evaluator=PoolEvaluator, workers=results.cores())
 best_swimmer = fastest_parent(swimmer, 1, progress.state()["log"])
-swum = body_score(best_swimmer, make_body(swimmer), SCORING, episodes=by_budget(smoke=1, laptop=10))
+swum = body_score(
+    best_swimmer, make_body(swimmer), (SCORING, 1), episodes=by_budget(smoke=1, laptop=10)
+)
 chance = random_body_return(swimmer, 5, seed=0)
 print(f"Swimmer-v5: mean return {swum:.0f} over fresh episodes, random play {chance:.0f}")
 
@@ -2061,10 +2110,12 @@ def measure_genetic(config: GAConfig, seed: int) -> Measured:
     for progress in evolve(config, seed):
         curve.append(progress.metrics["mean_fitness"])
     best, seconds = champion_of(progress.state(), seed), time.perf_counter() - began
-    plain, batched = evaluation_speeds(progress.state()["population"], config.episodes, seed)
-    found = {"speedup": batched / plain, "champion_return": score(best, seed)}
-    found["training_seconds"] = seconds
-    floor = {"speedup": plain, "champion_return": random_return_of(100, seed)}
+    speeds = evaluation_speeds(progress.state()["population"], config.episodes, seed)
+    plain, equal, batched = speeds
+    found = {"speedup": batched / plain, "speedup_equal_work": equal / plain}
+    found |= {"champion_return": score(best, seed), "training_seconds": seconds}
+    floor = dict.fromkeys(("speedup", "speedup_equal_work"), plain)
+    floor["champion_return"] = random_return_of(100, seed)
     return Measured(found, floor, {"mean_fitness": curve}, {"champion": best})
 
 
@@ -2096,7 +2147,7 @@ def measure_halfcheetah(config: SearchConfig, seed: int) -> Measured:
     best = fastest_parent(config, seed, progress.state()["log"])
     seconds = time.perf_counter() - began
     found = {
-        "halfcheetah_return": body_score(best, make_body(config), SCORING + 100 * seed, 20),
+        "halfcheetah_return": body_score(best, make_body(config), (SCORING, seed), 20),
         "halfcheetah_seconds": seconds,
     }
     floor = {"halfcheetah_return": random_body_return(config, 20, seed)}
@@ -2105,8 +2156,8 @@ def measure_halfcheetah(config: SearchConfig, seed: int) -> Measured:
 
 # %%
 def measure_traffic(config: SearchConfig, seed: int) -> Measured:
-    records, vectors = traffic(config, seed)
-    return Measured({"bytes_per_generation": records}, {"bytes_per_generation": vectors})
+    news, parents = traffic(config, seed)
+    return Measured({"bytes_per_generation": news}, {"bytes_per_generation": parents})
 
 
 def measure_scaling(config: SearchConfig, seed: int) -> Measured:
@@ -2116,25 +2167,28 @@ def measure_scaling(config: SearchConfig, seed: int) -> Measured:
 
 
 def measure_samples(config: None, seed: int) -> Measured:
-    steps = {f"steps_to_solve{key}": SOLVERS[name](seed) for name, key in SOLVER_KEYS.items()}
+    steps = {}
+    for (name, key), own in zip(SOLVER_KEYS.items(), spread(seed, len(SOLVERS)), strict=True):
+        steps[f"steps_to_solve{key}"] = SOLVERS[name](own)
     return Measured(steps, {"steps_to_solve": steps["steps_to_solve_ppo"]})
 
 
 # %%
-FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+TEN, FIVE, THREE = tuple(range(1, 11)), (1, 2, 3, 4, 5), (1, 2, 3)
 HEADLINE = "HalfCheetah-v5: return {E5.halfcheetah_return} after {E5.halfcheetah_seconds} s"
 MEASUREMENTS = [
-    Measurement("E1", "strings", measure_strings, StringConfig(), FIVE, (
-        Metric("seconds_to_target", "s", "median", "a few minutes on a modern CPU"),)),
-    Measurement("E2", "genetic", measure_genetic, GAConfig(), FIVE, (
-        Metric("speedup", "times the plain loop's steps/s", "median"),
+    Measurement("E1", "strings", measure_strings, StringConfig(), TEN, (
+        Metric("seconds_to_target", "s", "median", "a few minutes, with another similarity"),)),
+    Measurement("E2", "genetic", measure_genetic, GAConfig(), TEN, (
+        Metric("speedup_equal_work", "times the plain loop's steps/s, one episode each", "median"),
+        Metric("speedup", "times the plain loop's steps/s, sixteen episodes each", "median"),
         Metric("champion_return", "return", "mean", "mean score rises steadily"),
         Metric("training_seconds", "s", "median"))),
     Measurement("E2", "genetic_sampled", measure_genetic, GAConfig(sample_actions=True), FIVE),
-    Measurement("E3", "genetic_layerwise", measure_genetic, GAConfig(layerwise=True), FIVE, (
+    Measurement("E3", "genetic_layerwise", measure_genetic, GAConfig(layerwise=True), TEN, (
         Metric("champion_return", "return", "mean", "left as an exercise"),)),
     Measurement("E4", "sweep", measure_sweep, GAConfig(episodes=4), THREE),
-    Measurement("E5", "cartpole_es", measure_cartpole_es, ESConfig(), FIVE, (
+    Measurement("E5", "cartpole_es", measure_cartpole_es, ESConfig(), TEN, (
         Metric("cartpole_return", "return"),)),
     Measurement("E5", "halfcheetah", measure_halfcheetah, SearchConfig(), FIVE, (
         Metric("halfcheetah_return", "return", "median"),
@@ -2149,10 +2203,10 @@ MEASUREMENTS += [
         Metric("bytes_per_generation", "bytes", "mean", "one number per individual"),)),
     Measurement("E8", "scaling", measure_scaling, BRIEF, THREE, (
         Metric("efficiency", "of 1", "median", "18 to 1,440 cores: 11 h to 10 min"),)),
-    Measurement("E9", "samples", measure_samples, None, FIVE, (
-        Metric("steps_to_solve", STEPS, "mean", "evolution is data-hungry"),
-        Metric("steps_to_solve_es", STEPS),
-        Metric("steps_to_solve_ppo", STEPS),
-        Metric("steps_to_solve_dqn", STEPS))),
+    Measurement("E9", "samples", measure_samples, None, TEN, (
+        Metric("steps_to_solve", STEPS, "median", "evolution is data-hungry"),
+        Metric("steps_to_solve_es", STEPS, "median"),
+        Metric("steps_to_solve_ppo", STEPS, "median"),
+        Metric("steps_to_solve_dqn", STEPS, "median"))),
 ]  # fmt: skip
 SHOWN = ("E4", "E6")  # rows whose result is their figure or printed comparison

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # 03 · Curiosity: a reward of one's own
 #
+# <!-- card: Mario, paid for nothing but his own surprise, and a coin that gets as far; why prediction error alone stares at televisions; and empowerment. -->
+#
 # **What you will build.** An agent that learns from rewards learns nothing where there are none. So you build agents
 # that reward themselves: for meeting what they cannot predict yet. You will see a DQN that learns one Atari game and
 # gets nowhere in another; an intrinsic curiosity module, and a proof by gradient of what trains what in it; walkers
@@ -36,7 +38,7 @@
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -62,13 +64,14 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
 from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint
 from rlbook_utils.config import budget, by_budget, check_config, knob
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.mario import ACTIONS, BUTTONS, MarioEnv, MarioEnvs, MarioError
 from rlbook_utils.replay import Experience, NStep, Replay
 from rlbook_utils.results import Measured, Measurement, Metric
-from rlbook_utils.rollout import Policy, Transition, transitions
-from rlbook_utils.run import Progress, as_tensors, load_checkpoint, watch
+from rlbook_utils.rollout import Policy, Transition, spread, transitions
+from rlbook_utils.run import Progress, watch
 from rlbook_utils.video import record, save_clip, show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
 
@@ -1269,6 +1272,23 @@ def random_reach(episodes: int, seed: int, stuck: int = 80) -> np.ndarray:
 
 
 # %% [markdown]
+# Random play is no match for an agent that has learned a single word, *right*. So every figure below has a second floor,
+# of a player that learns nothing and looks at nothing: at each decision a coin, tossed twice, picks one of the four
+# actions that hold *right*.
+
+
+# %%
+COIN = tuple(name for name in ACTIONS if name.startswith("right"))
+
+
+def coin_policy(seed: int, sides: Sequence[str] = COIN) -> Policy:
+    """One of a few actions, all equally likely, whatever there is to see."""
+    (own_seed,), actions = spread((SCORING, seed), 1), [[*ACTIONS].index(side) for side in sides]
+    rng = np.random.default_rng(own_seed)
+    return lambda obs: rng.choice(actions, size=len(obs))
+
+
+# %% [markdown]
 # ## Mario on curiosity alone
 #
 # The agent that carries this chapter is [chapter 6](ch06_policy_optimisation.ipynb)'s PPO, paid by ICM. The source pays
@@ -1644,7 +1664,8 @@ if has_mario:
 # times as long, and the two pits that Mario meets first.
 
 # %% tags=["C5"]
-PITS = {"first pit": (1104, 1136), "second pit": (1376, 1424)}  # x in pixels
+THIRD_PIPE = (736, 768)  # x in pixels
+PITS = {"first pit": (1104, 1136), "second pit": (1376, 1424)}
 figure, axes = plt.subplots(figsize=(7.2, 3.2))
 for curve, label in {
     "furthest": "mean of the last 30 episodes",
@@ -1851,8 +1872,8 @@ if has_mario:
     views = {"with the view": curious_net.view(stacks), "plain pictures": stacks / 255}
     for name, seen in views.items():
         with torch.no_grad():
-            spread = newborn(seen).var(0).mean()
-        print(f"{name}: the features vary by {spread:.4f} within an episode")
+            varied = newborn(seen).var(0).mean()
+        print(f"{name}: the features vary by {varied:.4f} within an episode")
 
 # %% [markdown]
 # *Variance of a feature over the observations of the typical episode, averaged over the features, whose squares are 1 on
@@ -2959,6 +2980,56 @@ def measure_reach(train: Callable, policy_of: Callable, config: object, seed: in
     return Measured(found, floor, curves, {"net": weights})
 
 
+@dataclass(frozen=True)
+class CoinConfig:
+    """Actions of a coin, and the limits that the agents have."""
+
+    sides: tuple[str, ...] = COIN
+    episodes: int = 100
+    stuck: int = 80
+
+
+def ends_of(reach: np.ndarray, whose: str) -> dict[str, float]:
+    """Where episodes ended, in several numbers. reach: [episodes]."""
+    found = {
+        "mean_reach": reach.mean(), "median_reach": np.median(reach), "best_reach": reach.max(),
+        "past_third_pipe": (reach > THIRD_PIPE[1]).mean(),
+        "past_first_pit": (reach > PITS["first pit"][1]).mean(),
+    }  # fmt: skip
+    return {f"{whose}_{name}": float(value) for name, value in found.items()}
+
+
+def measure_coin(config: CoinConfig, seed: int) -> Measured:
+    """The coin's episodes; the curve is the furthest x of each."""
+    policy = coin_policy(seed, config.sides)
+    reach = furthest_reached(policy, config.episodes, seed, config.stuck)
+    return Measured(ends_of(reach, "coin"), {}, {"reach": reach})
+
+
+def measure_replayed(config: CuriousConfig, seed: int) -> Measured:
+    """Fresh episodes of the stored agent of row C5, and the share of its decisions that hold *right*."""
+    path = results.run_path("C5", "icm", seed).with_suffix(".safetensors")
+    policy = POLICIES.sampled(curious_net_of(load_checkpoint(path)["state"]["net"]))
+    torch.manual_seed(*spread((SCORING, seed), 1))  # another seed than that of its score
+    reach, pressed = played_out(policy, 100, config.stuck)
+    right = [name.startswith("right") for name in ACTIONS]
+    found = ends_of(reach, "replayed") | {"replayed_right": float(np.take(right, pressed).mean())}
+    return Measured(found, {}, {"reach": reach})
+
+
+def played_out(policy: Policy, episodes: int, stuck: int) -> tuple[np.ndarray, np.ndarray]:
+    """``furthest_reached``, and all actions of these episodes: [episodes], [decisions]."""
+    reached, playing, pressed = np.zeros(episodes), np.ones(episodes, bool), []
+    one_each = lambda obs: np.where(playing, policy(obs), -1)
+    with closing(MarioEnvs(episodes, 2, shrink, stuck=stuck)) as envs:
+        for step in transitions(envs, one_each, seed=0):
+            pressed.extend(step.actions[playing])
+            reached[playing] = envs.furthest[playing]
+            playing &= ~(step.terminated | step.truncated)
+            if not playing.any():
+                return reached, np.array(pressed)
+
+
 def measure_random(config: CuriousConfig, seed: int) -> Measured:
     """Random play under the stuck limit of the config."""
     reach = random_reach(50, SCORING + seed, config.stuck)
@@ -3017,6 +3088,16 @@ def measure_dqn(config: CuriousDQNConfig, seed: int) -> Measured:
 HEADLINE = (
     "Mario on curiosity alone: furthest x {C5.mean_reach} on average after {C5.training_seconds} s"
 )
+ENDS = {
+    "mean_reach": "pixels", "median_reach": "pixels", "best_reach": "pixels",
+    "past_third_pipe": "share of episodes", "past_first_pit": "share of episodes",
+}  # fmt: skip
+
+
+def ends_metrics(whose: str) -> tuple[Metric, ...]:
+    return tuple(Metric(f"{whose}_{name}", unit) for name, unit in ENDS.items())
+
+
 REACH = (
     Metric("mean_reach", "pixels", "mean", "jumps a pit"),
     Metric("best_reach", "pixels", "mean"),
@@ -3027,7 +3108,16 @@ MEASUREMENTS += [
         "C4", "random", measure_random, CuriousConfig(), THREE, (Metric("mean_reach", "pixels"),)
     ),
     Measurement("C4", "random_200", measure_random, CuriousConfig(stuck=200), THREE),
+    Measurement("C4", "coin", measure_coin, CoinConfig(), THREE, ends_metrics("coin")),
     Measurement("C5", "icm", measure_icm, CuriousConfig(), THREE, REACH),
+    Measurement(
+        "C5",
+        "replayed",
+        measure_replayed,
+        CuriousConfig(),
+        THREE,
+        (*ends_metrics("replayed"), Metric("replayed_right", "share of decisions")),
+    ),
     Measurement("C5", "hot", partial(measure_reckless, CuriousNet), RECKLESS, THREE),
     Measurement("C5", "hot_raw", partial(measure_reckless, RawNet), RECKLESS, THREE),
     Measurement("C5", "dqn_icm", measure_dqn, CuriousDQNConfig(), THREE),

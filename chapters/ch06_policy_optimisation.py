@@ -15,6 +15,8 @@
 # %% [markdown]
 # # 06 · Policy optimisation: how far to step, and on whose experience
 #
+# <!-- card: A2C, A3C, PPO and ACER land one lunar module under one budget; a memory, bodies that run, DDPG and TD3. -->
+#
 # **What you will build.** Four descendants of the actor–critic, and one moon to land on: A2C, whose environments march
 # in step; A3C, whose processes write into one shared network without waiting for each other; PPO, which lands the
 # module in under a minute; ACER, which learns from old experience without being misled by it. Then a policy that
@@ -41,7 +43,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, pairwise
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -60,15 +62,23 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint, random_state, restore_random
 from rlbook_utils.config import budget, by_budget, check_config, knob
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.replay import Experience, NStep, Replay
 from rlbook_utils.results import Measured, Measurement, Metric
-from rlbook_utils.rollout import Policy, Transition, episode_returns, make_vector, transitions
-from rlbook_utils.run import Progress, as_tensors, load_checkpoint, watch
+from rlbook_utils.rollout import (
+    Policy,
+    Transition,
+    episode_returns,
+    make_vector,
+    spread,
+    transitions,
+)
+from rlbook_utils.run import Progress, watch
 from rlbook_utils.video import RenderError, record, show_clip
 from rlbook_utils.widgets import image_slider, panel, scrubber, show
-from rlbook_utils.workers import spawn
+from rlbook_utils.workers import Crew
 
 FOUNDATIONS, EVOLUTION = load_chapter("ch00_foundations"), load_chapter("ch01_evolution")
 plots.use_style()
@@ -103,7 +113,12 @@ print(f"budget {budget()} · {results.cores()} cores · {versions}")
 
 # %%
 LANDER, POLE = "LunarLander-v3", "CartPole-v1"
-SCORING = 2_000_003  # seeds of the episodes for the score
+SCORING = 2_000_003  # names the episodes of a score, beside the run's seed
+
+
+def scoring_seed(seed: int) -> int:
+    """Of the episodes that score the run with this seed: nobody has trained on them, nor scores another run."""
+    return spread((SCORING, seed), 1)[0]
 
 
 def random_returns(env_id: str, episodes: int, seed: int) -> np.ndarray:
@@ -183,8 +198,8 @@ def sampled(net: nn.Module) -> Policy:
 
 def score(net: nn.Module, env_id: str, seed: int, episodes: int = 100) -> np.ndarray:
     """Returns over fresh episodes, actions sampled as in training: [episodes]."""
-    torch.manual_seed(SCORING + seed)
-    return episode_returns(sampled(net), env_id, episodes, SCORING + seed)
+    torch.manual_seed(scoring_seed(seed))
+    return episode_returns(sampled(net), env_id, episodes, scoring_seed(seed))
 
 
 # %% [markdown]
@@ -198,17 +213,9 @@ def score(net: nn.Module, env_id: str, seed: int, episodes: int = 100) -> np.nda
 
 
 # %%
-def same_step_envs(env_id: str, num_envs: int) -> VectorEnv:
-    """``num_envs`` copies that reset in the very step that ends an episode, so that every step counts."""
-    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return gym.make_vec(
-        env_id, num_envs, vectorization_mode="sync", vector_kwargs=mode, disable_env_checker=True
-    )
-
-
 def serve_envs(connection: Connection, env_id: str, num_envs: int) -> None:
     """The life of a worker: reset or step its environments whenever it is told to."""
-    envs = same_step_envs(env_id, num_envs)
+    envs = make_vector(env_id, num_envs, same_step=True)
     while True:
         order, argument = connection.recv()
         answer = envs.step(argument) if order == "step" else envs.reset(seed=argument)
@@ -221,24 +228,22 @@ class WorkerEnvs(VectorEnv):
 
     def __init__(self, env_id: str, num_envs: int, workers: int) -> None:
         shares = [len(share) for share in np.array_split(range(num_envs), workers)]
-        self.starts = np.cumsum([0, *shares])
-        self.others = [spawn(serve_envs, env_id, share) for share in shares[1:]]
-        self.own = same_step_envs(env_id, shares[0])
+        self.starts = [sum(shares[:i]) for i in range(workers + 1)]
+        self.crew = Crew(serve_envs, [(env_id, share) for share in shares[1:]])
+        self.own = make_vector(env_id, shares[0], same_step=True)
         self.num_envs, self.metadata = num_envs, self.own.metadata
         self.single_observation_space = self.own.single_observation_space
         self.single_action_space = self.own.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
-        for (_, connection), start in zip(self.others, self.starts[1:], strict=False):
-            connection.send(("reset", seed + int(start)))
-        parts = [self.own.reset(seed=seed), *(connection.recv() for _, connection in self.others)]
+        seeds = spread(seed, self.num_envs)  # the same as without workers
+        mine, *theirs = (seeds[first:last] for first, last in pairwise(self.starts))
+        parts = self.together("reset", theirs, lambda: self.own.reset(seed=mine))
         return np.concatenate([obs for obs, _ in parts]), {}
 
     def step(self, actions: np.ndarray) -> tuple:
         mine, *theirs = np.split(actions, self.starts[1:-1])
-        for (_, connection), share in zip(self.others, theirs, strict=True):
-            connection.send(("step", share))
-        parts = [self.own.step(mine), *(connection.recv() for _, connection in self.others)]
+        parts = self.together("step", theirs, lambda: self.own.step(mine))
         *columns, infos = zip(*parts, strict=True)
         final_obs = np.full(self.num_envs, None, object)
         for start, info in zip(self.starts, infos, strict=False):
@@ -246,11 +251,15 @@ class WorkerEnvs(VectorEnv):
                 final_obs[start + i] = info["final_obs"][i]
         return *(np.concatenate(column) for column in columns), {"final_obs": final_obs}
 
+    def together(self, order: str, theirs: list, own_work: Callable[[], tuple]) -> list[tuple]:
+        """Everybody's answers; this process does its own share while the others do theirs."""
+        for (_, line), share in zip(self.crew.members, theirs, strict=True):
+            line.send((order, share))
+        return [own_work(), *(line.recv() for _, line in self.crew.members)]
+
     def close_extras(self, **kwargs: object) -> None:
         self.own.close()
-        for process, connection in self.others:
-            connection.close()
-            process.wait()
+        self.crew.close()
 
 
 # %%
@@ -279,7 +288,7 @@ class A2CConfig:
 def make_envs(config: A2CConfig) -> VectorEnv:
     """The environments of a config, over ``config.workers`` processes."""
     if config.workers == 1:
-        return same_step_envs(config.env_id, config.num_envs)
+        return make_vector(config.env_id, config.num_envs, same_step=True)
     return WorkerEnvs(config.env_id, config.num_envs, config.workers)
 
 
@@ -524,24 +533,25 @@ def train_on_policy(
 ) -> Iterator[Progress]:
     """Collect a rollout, ``update`` the network with it, and again.
 
-    state: {"env_steps", "episodes", "net", "optimiser", "recent", "metrics"}.
+    state: {"env_steps", "episodes", "net", "optimiser", "recent", "metrics", "random"}.
     """
     state = {"env_steps": 0, "episodes": 0, "recent": []} if state is None else {**state}
-    torch.manual_seed(seed + state["env_steps"])
+    start = spread((seed, state["env_steps"]), 1)[0]
+    torch.manual_seed(start)
     with closing(make_envs(config)) as envs:
         net = make_net(envs).to(device)
         optimiser = torch.optim.Adam(net.parameters(), config.learning_rate, eps=1e-5, fused=True)
+        collector = make_collector(envs, net, start, config.reward_scale, state["recent"])
         if state["env_steps"]:
             net.load_state_dict(as_tensors(state["net"]))
             optimiser.load_state_dict(as_tensors(state["optimiser"]))
-        start = seed + state["env_steps"]
-        collector = make_collector(envs, net, start, config.reward_scale, state["recent"])
+            restore_random(state["random"])
         while True:
             if state["env_steps"] < config.steps:
                 learn_until_report(net, optimiser, collector, config, state, update)
-            now = lambda: copy.deepcopy(
-                {**state, "net": net.state_dict(), "optimiser": optimiser.state_dict()}
-            )
+            now = lambda: copy.deepcopy({
+                **state, "net": net.state_dict(), "optimiser": optimiser.state_dict(), "random": random_state(),
+            })  # fmt: skip
             step = min(state["env_steps"], config.steps)
             yield Progress(step, config.steps, state["metrics"], now, "environment steps")
             if state["env_steps"] >= config.steps:
@@ -568,12 +578,16 @@ def learn_until_report(
         state["env_steps"] += config.num_envs * config.horizon
     state["episodes"] += collector.episodes - ended
     state["recent"] = [list(episode) for episode in collector.recent]
-    diagnostics = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
     more = {
         "episodes": state["episodes"],
         "steps_per_second": steps / (time.perf_counter() - began),
     }
-    state["metrics"] = returns_of(state["recent"]) | diagnostics | more
+    state["metrics"] = returns_of(state["recent"]) | means_of(found) | more
+
+
+def means_of(found: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each diagnostic over the updates that reported it."""
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
 def returns_of(recent: list) -> dict[str, float]:
@@ -635,9 +649,10 @@ print(f"{a2c_run['steps_per_second'].mean():,.0f} steps/s including learning")
 
 # %%
 def draw_runs(axes: Axes, row: str, name: str, label: str, against: str = "env_steps", curve: str = "mean_return") -> None:  # fmt: skip
-    """A stored curve against environment steps (in thousands) or seconds: mean and 95 % interval over seeds."""
+    """A stored curve against environment steps (in thousands) or seconds, as far as every seed has it."""
     stored = [run["curves"] for run in results.runs(row, name)]
-    grid = np.linspace(0, min(curves[against][-1] for curves in stored), 80)
+    first, last = (np.array([curves[against][end] for curves in stored]) for end in (0, -1))
+    grid = np.linspace(first.max(), last.min(), 80)
     each = [np.interp(grid, curves[against], curves[curve]) for curves in stored]
     scale = 1000 if against == "env_steps" else 1
     plots.bands(axes, grid / scale, np.array(each), label, linewidth=1.5)
@@ -771,7 +786,7 @@ def a3c_worker(
     torch.manual_seed(seed)
     shared = map_shared(folder, len(parameters_to_vector(net.parameters())), config.workers)
     optimiser = shared_adam(shared, config.learning_rate)
-    envs = same_step_envs(config.env_id, config.num_envs // config.workers)
+    envs = make_vector(config.env_id, config.num_envs // config.workers, same_step=True)
     collector = Collector(envs, net, seed, config.reward_scale)
     while (played := int(shared.counts[:, 0].sum())) < config.steps:
         seen = int(shared.counts[:, 1].sum())
@@ -811,50 +826,20 @@ def train_a3c(
     state: {"env_steps", "updates", "net", "shared": [params, first, second, adam_step], "recent", "metrics"}.
     """
     state = {"env_steps": 0, "updates": 0, "recent": []} if state is None else {**state}
-    torch.manual_seed(seed + state["env_steps"])
-    with closing(same_step_envs(config.env_id, 1)) as envs:
+    seeds = spread((seed, state["env_steps"]), config.workers)
+    torch.manual_seed(seeds[0])
+    with closing(make_vector(config.env_id, 1)) as envs:
         net = make_net(envs)
     initial = parameters_to_vector(net.parameters()).detach()
-    with TemporaryDirectory() as folder, closing(Crew()) as crew:
+    with TemporaryDirectory() as folder:
         shared = map_shared(folder, len(initial), config.workers)
         shared.params.copy_(initial)
         for view, saved in zip(shared, as_tensors(state.get("shared", [])), strict=False):
             view.copy_(saved)
         shared.counts[0, :2] = torch.tensor([state["env_steps"], state["updates"]])
-        for rank in range(config.workers if state["env_steps"] < config.steps else 0):
-            start = seed + state["env_steps"] + 100_003 * rank
-            crew.add(a3c_worker, folder, net, config, start, rank)
-        yield from a3c_reports(config, net, shared, crew, state)
-
-
-# %%
-class Crew:
-    """Worker processes and the pipes to them."""
-
-    def __init__(self) -> None:
-        self.processes, self.connections = [], []
-
-    def add(self, *order: object) -> None:
-        process, connection = spawn(*order)
-        self.processes.append(process)
-        self.connections.append(connection)
-
-    def messages(self) -> Iterator[object]:
-        """What the workers send, as it comes, until the last one has ended."""
-        while self.connections:
-            for connection in wait(self.connections):
-                try:
-                    yield connection.recv()
-                except (EOFError, ConnectionError):
-                    self.connections.remove(connection)
-                    connection.close()
-
-    def close(self) -> None:
-        """Close the pipes, at which the workers end, and wait for them."""
-        for connection in self.connections:
-            connection.close()
-        for process in self.processes:
-            process.wait()
+        orders = [(folder, net, config, seed, rank) for rank, seed in enumerate(seeds)]
+        with Crew(a3c_worker, orders if state["env_steps"] < config.steps else []) as crew:
+            yield from a3c_reports(config, net, shared, crew, state)
 
 
 # %%
@@ -886,8 +871,6 @@ def a3c_reports(
         if REPORT <= shared.counts[:, 0].sum() - reported < config.steps - reported:
             yield report()
             began, reported = time.perf_counter(), state["env_steps"]
-    if shared.counts[:, 0].sum() < config.steps:
-        raise RuntimeError("The workers ended before their work was done; see the error above.")
     yield report()
 
 
@@ -1270,6 +1253,30 @@ def ppo_loss(
 
 
 # %%
+def ppo_epochs(
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    columns: tuple[torch.Tensor, ...],
+    config: PPOConfig,
+    entropy_weight: float,
+) -> dict[str, float]:
+    """``config.epochs`` passes over shuffled minibatches; mean diagnostics.
+
+    columns: observations, actions, their log-probabilities when played, advantages, returns; each [T, N, ...].
+    """
+    obs, actions, *then = (column.flatten(0, 1) for column in columns)  # [T N, ...]
+    found = []
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(obs), device=obs.device).split(config.minibatch):
+            policy, values = net(obs[rows])
+            now = (policy.log_prob(actions[rows]), policy.entropy(), values)
+            before = (column[rows] for column in then)
+            loss, diagnostics = ppo_loss(*now, *before, config, entropy_weight)
+            gradient_step(net, optimiser, loss, config.max_grad_norm)
+            found.append(torch.stack([*diagnostics.values()]))
+    return dict(zip(diagnostics, torch.stack(found).mean(0).tolist(), strict=True))
+
+
 def ppo_update(
     net: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -1277,21 +1284,10 @@ def ppo_update(
     config: PPOConfig,
     remaining: float,
 ) -> dict[str, float]:
-    """``config.epochs`` passes over shuffled minibatches of a rollout; mean diagnostics."""
+    """Advantages of a rollout, and ``ppo_epochs`` with them. remaining: 1 falling to 0 over the run."""
     advantages, returns = gae(*rollout[3:], config.discount, config.lam)
-    columns = (*rollout[:3], advantages, returns)  # each [T, N, ...]
-    obs, actions, old_log_probs, advantages, returns = (c.flatten(0, 1) for c in columns)
-    found = []
-    for _ in range(config.epochs):
-        for rows in torch.randperm(len(obs), device=obs.device).split(config.minibatch):
-            policy, values = net(obs[rows])
-            loss, diagnostics = ppo_loss(
-                policy.log_prob(actions[rows]), policy.entropy(), values, old_log_probs[rows],
-                advantages[rows], returns[rows], config, config.entropy * remaining,
-            )  # fmt: skip
-            gradient_step(net, optimiser, loss, config.max_grad_norm)
-            found.append(torch.stack([*diagnostics.values()]))
-    return dict(zip(diagnostics, torch.stack(found).mean(0).tolist(), strict=True))
+    columns = (*rollout[:3], advantages, returns)
+    return ppo_epochs(net, optimiser, columns, config, config.entropy * remaining)
 
 
 # %%
@@ -1674,17 +1670,13 @@ class MemoryCollector(Player):
 
 
 # %%
-def memory_update(
-    net: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    rollout: Remembered,
-    config: PPOConfig,
-    remaining: float,
-) -> dict[str, float]:
-    """``ppo_update`` over sequences, ``config.minibatch`` steps of whole environments at a time."""
+def memory_epochs(
+    net: nn.Module, optimiser: torch.optim.Optimizer, rollout: Remembered, advantages: torch.Tensor,
+    returns: torch.Tensor, config: PPOConfig, entropy_weight: float,
+) -> dict[str, float]:  # fmt: skip
+    """``ppo_epochs`` over sequences, ``config.minibatch`` steps of whole environments at a time."""
     obs, actions, old_log_probs = rollout.steps[:3]
-    advantages, returns = gae(*rollout.steps[3:], config.discount, config.lam)
-    together, found = config.minibatch // len(obs), []  # environments in a minibatch
+    together, found = max(1, config.minibatch // len(obs)), []  # environments in a minibatch
     for _ in range(config.epochs):
         for envs in torch.randperm(obs.shape[1], device=obs.device).split(together):
             policy, values, _ = net(obs[:, envs], rollout.starts[:, envs], rollout.memory[envs])
@@ -1692,10 +1684,23 @@ def memory_update(
             now = (policy.log_prob(actions[:, envs]), policy.entropy(), values)
             then = (c[:, envs] for c in (old_log_probs, advantages, returns))
             rows = (column[made] for column in (*now, *then))
-            loss, diagnostics = ppo_loss(*rows, config, config.entropy * remaining)
+            loss, diagnostics = ppo_loss(*rows, config, entropy_weight)
             gradient_step(net, optimiser, loss, config.max_grad_norm)
             found.append(torch.stack([*diagnostics.values()]))
     return dict(zip(diagnostics, torch.stack(found).mean(0).tolist(), strict=True))
+
+
+def memory_update(
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    rollout: Remembered,
+    config: PPOConfig,
+    remaining: float,
+) -> dict[str, float]:
+    """``ppo_update`` of a network with memory."""
+    advantages, returns = gae(*rollout.steps[3:], config.discount, config.lam)
+    weight = config.entropy * remaining
+    return memory_epochs(net, optimiser, rollout, advantages, returns, config, weight)
 
 
 # %%
@@ -1773,7 +1778,7 @@ def memory_net_of(config: MemoryConfig, weights: dict) -> nn.Module:
 
 
 lstm_net = memory_net_of(memory_config, memory_run.state["net"])
-lasted = episode_returns(remembering_policy(lstm_net), POLE, 100, SCORING + 1)
+lasted = episode_returns(remembering_policy(lstm_net), POLE, 100, scoring_seed(1))
 print(f"mean return {lasted.mean():.1f} over 100 fresh episodes, random play {memory_floor:.1f}")
 print(f"trained in {memory_run.seconds:.0f} s, {memory_config.steps:,} environment steps")
 
@@ -2121,24 +2126,30 @@ def acer_update(
     optimiser.step()
     trail(average, net.policy, config.alpha)
     moved = kl_divergence(Categorical(logits=average_logits), Categorical(logits=logits.detach()))
-    return {"entropy": entropies.mean().item(), "kl_to_average": moved.mean().item(),
-            "mean_weight": taken(ratios).clamp(max=config.limit).mean().item()}  # fmt: skip
+    weights = taken(ratios)
+    return {
+        "entropy": entropies.mean().item(), "kl_to_average": moved.mean().item(),
+        "mean_weight": weights.clamp(max=config.limit).mean().item(),
+        "truncated": (weights > config.limit).float().mean().item(),
+        "on_leash": (z != g).any(-1).float().mean().item(),  # share of the states
+    }  # fmt: skip
 
 
 # %%
 def acer_rollout(
     acer: tuple, replay: Replay, collector: TrajectoryCollector, config: ACERConfig, remaining: float, rng: np.random.Generator
 ) -> dict[str, float]:  # fmt: skip
-    """A new rollout, one update from it, and ``config.replays`` from the replay: diagnostics of the last."""
+    """A new rollout, one update from it, and ``config.replays`` from the replay; mean diagnostics."""
     net, _, optimiser = acer
     optimiser.param_groups[0]["lr"] = config.learning_rate * remaining
     fresh = collector.collect(config.horizon)
     replay.add(fresh)
-    batches = [fresh] + [replay.sample(config.num_envs, rng) for _ in range(config.replays)]
+    batches, found = [fresh], []
+    batches += (replay.sample(config.num_envs, rng) for _ in range(config.replays))
     for batch in batches:
         tensors = Trajectories(*(torch.from_numpy(c).to(collector.device) for c in batch))
-        found = acer_update(*acer, tensors, config, remaining)
-    return found
+        found.append(acer_update(*acer, tensors, config, remaining))
+    return means_of(found)
 
 
 def make_acer(config: ACERConfig, envs: VectorEnv, state: dict, device: str) -> tuple:
@@ -2159,40 +2170,43 @@ def train_acer(
 ) -> Iterator[Progress]:
     """ACER for discrete actions (Wang et al. 2017, algorithm 1).
 
-    state: {"env_steps", "net", "average", "optimiser", "replay", "recent", "metrics"}.
+    state: {"env_steps", "net", "average", "optimiser", "replay", "added", "recent", "metrics", "random"}.
     """
     state = {"env_steps": 0, "recent": []} if state is None else {**state}
-    start = seed + state["env_steps"]
+    start = spread((seed, state["env_steps"]), 1)[0]
     torch.manual_seed(start)
     rng, replay = np.random.default_rng(start), Replay(max(1, config.capacity // config.horizon))
-    if state["env_steps"]:
-        replay.add(Trajectories(**state["replay"]))
     with closing(make_envs(config)) as envs:
         acer = make_acer(config, envs, state, device)
         collector = TrajectoryCollector(envs, acer[0], start, config.reward_scale, state["recent"])
+        if state["env_steps"]:
+            replay.add(Trajectories(**state["replay"]))
+            replay.added = state["added"]
+            restore_random(state["random"], rng)
         learn = lambda remaining: acer_rollout(acer, replay, collector, config, remaining, rng)
         while True:
-            began, before = time.perf_counter(), state["env_steps"]
+            began, before, found = time.perf_counter(), state["env_steps"], []
             while state["env_steps"] < min(config.steps, before + REPORT):
-                found = learn(1 - state["env_steps"] / config.steps)
+                found.append(learn(1 - state["env_steps"] / config.steps))
                 state["env_steps"] += config.num_envs * config.horizon
-            if state["env_steps"] > before:
+            if found:
                 speed = (state["env_steps"] - before) / (time.perf_counter() - began)
                 state["recent"] = [list(episode) for episode in collector.recent]
-                state["metrics"] = returns_of(state["recent"]) | found | {"steps_per_second": speed}
-            now = lambda: acer_state(state, acer, replay)
+                more = means_of(found) | {"steps_per_second": speed}
+                state["metrics"] = returns_of(state["recent"]) | more
+            now = lambda: acer_state(state, acer, replay, rng)
             step = min(state["env_steps"], config.steps)
             yield Progress(step, config.steps, state["metrics"], now, "environment steps")
             if state["env_steps"] >= config.steps:
                 return
 
 
-def acer_state(state: dict, acer: tuple, replay: Replay) -> dict:
-    """All that ``train_acer`` needs to go on, the replay oldest first."""
+def acer_state(state: dict, acer: tuple, replay: Replay, rng: np.random.Generator) -> dict:
+    """All that ``train_acer`` needs to go on, the replay's rows in their places."""
     names = ("net", "average", "optimiser")
     parts = {name: copy.deepcopy(part.state_dict()) for name, part in zip(names, acer, strict=True)}
-    places = np.arange(replay.added - len(replay), replay.added) % replay.capacity
-    return {**state, **parts, "replay": replay.rows(places)._asdict()}
+    rows = replay.rows(np.arange(len(replay)))._asdict()
+    return {**state, **parts, "replay": rows, "added": replay.added, "random": random_state(rng)}
 
 
 # %% tags=["P6"]
@@ -2382,7 +2396,7 @@ except RenderError as error:
 # keep the running mean and variance of everything seen, as chapter 1 does for its linear runner (its merge formula
 # serves here too), subtract and divide. One thing has to be watched: the statistics must not change between playing and
 # learning, or the same action gets another probability and the ratio no longer starts at 1. So they are renewed only
-# before a rollout, from what the rollouts before it saw.
+# after the update, for the next rollout.
 #
 # **Reward normalisation** is for the critic. The advantages are normalised in any case, so the policy does not feel the
 # scale of the rewards; but a critic that must output 200 moves there slowly, and its large errors eat up the length to
@@ -2441,19 +2455,23 @@ class GaussianNet(nn.Module):
 
 # %%
 class BodyCollector(Collector):
-    """A collector that clips what the body gets, and before each rollout shows the last one to the normaliser."""
-
-    seen: torch.Tensor | None = None
+    """A collector that clips what the body gets."""
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         return super().act(obs).clip(-1, 1)
 
-    def collect(self, steps: int) -> Rollout:
-        if self.seen is not None:
-            self.net.normalise.show(self.seen)
-        rollout = super().collect(steps)
-        self.seen = rollout.obs
-        return rollout
+
+def body_update(
+    net: GaussianNet,
+    optimiser: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    remaining: float,
+) -> dict[str, float]:
+    """``ppo_update``, and only then a look of the normaliser at the rollout."""
+    found = ppo_update(net, optimiser, rollout, config, remaining)
+    net.normalise.show(rollout.obs)
+    return found
 
 
 # %%
@@ -2487,7 +2505,7 @@ def train_body(
 ) -> Iterator[Progress]:
     """PPO with a Gaussian policy: the shared loop around the pieces above."""
     return train_on_policy(
-        config, seed, state, device, ppo_update,
+        config, seed, state, device, body_update,
         make_net=lambda envs: make_gaussian_net(config, envs),
         make_collector=BodyCollector,
     )  # fmt: skip
@@ -2535,7 +2553,7 @@ def mean_policy(net: GaussianNet) -> Policy:
 
 runner = mean_policy(body_net_of(body_config, body_run.state["net"]))
 episodes = by_budget(smoke=2, laptop=20)
-found = episode_returns(runner, body_config.env_id, episodes, SCORING + 1)
+found = episode_returns(runner, body_config.env_id, episodes, scoring_seed(1))
 print(
     f"mean return {found.mean():,.0f} over {episodes} fresh episodes, random play {body_floor:,.0f}"
 )
@@ -2555,11 +2573,11 @@ except RenderError as error:
     print(error)
 
 # %%
-figure, (curve, spread) = plt.subplots(1, 2, figsize=(9.5, 3.0), width_ratios=(1.6, 1))
+figure, (curve, entropy) = plt.subplots(1, 2, figsize=(9.5, 3.0), width_ratios=(1.6, 1))
 draw_runs(curve, "P7", "ppo_body", "PPO, HalfCheetah")
 finish_return_axes(curve, body_floor)
-draw_runs(spread, "P7", "ppo_body", "PPO, HalfCheetah", curve="entropy")
-spread.set(xlabel="environment steps (thousands)", ylabel="entropy (nats)")
+draw_runs(entropy, "P7", "ppo_body", "PPO, HalfCheetah", curve="entropy")
+entropy.set(xlabel="environment steps (thousands)", ylabel="entropy (nats)")
 plt.show()
 scores = [round(run["metrics"]["return"]) for run in results.runs("P7", "ppo_body")]
 print(f"20 fresh episodes each, without noise: {scores}")
@@ -2799,7 +2817,8 @@ def train_ddpg(
     device: str = "cpu",
     update: Callable = ddpg_update,
 ) -> Iterator[Progress]:
-    """DDPG (Lillicrap et al. 2016, algorithm 1). state: {"env_steps", "agent", "replay", "recent", "metrics"}."""
+    """DDPG (Lillicrap et al. 2016, algorithm 1). state: {"env_steps", "agent", "replay", "recent", "metrics",
+    "random"}."""
     state = {"env_steps": 0, "recent": []} if state is None else {**state}
     replay, n_step = Replay(config.steps), NStep(1, config.discount)
     with closing(make_vector(config.env_id, config.num_envs)) as envs:
@@ -2808,11 +2827,12 @@ def train_ddpg(
             for part, saved in zip(agent, as_tensors(state["agent"]), strict=True):
                 part.load_state_dict(saved)
             replay.add(Experience(**state["replay"]))
-        rng = np.random.default_rng([seed, state["env_steps"]])
-        torch.manual_seed(int(rng.integers(2**31)))
-        largest = float(envs.single_action_space.high[0])
-        policy = explorer(agent, config, state, largest, rng)
-        stream = transitions(envs, policy, int(rng.integers(2**31)))
+        start = spread((seed, state["env_steps"]), 1)[0]
+        torch.manual_seed(start)
+        rng, largest = np.random.default_rng(start), float(envs.single_action_space.high[0])
+        stream = transitions(envs, explorer(agent, config, state, largest, rng), start)
+        if state["env_steps"]:
+            restore_random(state["random"], rng)
         recent, playing = deque(state["recent"], maxlen=20), np.zeros(config.num_envs)
         while True:
             if state["env_steps"] < config.steps:
@@ -2824,7 +2844,7 @@ def train_ddpg(
                         ddpg_updates(agent, replay, config, state["env_steps"], rng, update)
                 metrics = ddpg_metrics(agent, replay, recent or playing)
                 state |= {"recent": list(recent), "metrics": metrics}
-            now = lambda: ddpg_state(state, agent, replay)
+            now = lambda: ddpg_state(state, agent, replay, rng)
             yield Progress(
                 state["env_steps"], config.steps, state["metrics"], now, "environment steps"
             )
@@ -2870,11 +2890,11 @@ def ddpg_metrics(agent: Continuous, replay: Replay, returns: deque | np.ndarray)
     return {"mean_return": float(np.mean(returns)), "value": value}
 
 
-def ddpg_state(state: dict, agent: Continuous, replay: Replay) -> dict:
-    """All that ``train_ddpg`` needs to go on, the replay oldest first."""
-    places = np.arange(replay.added - len(replay), replay.added) % replay.capacity
+def ddpg_state(state: dict, agent: Continuous, replay: Replay, rng: np.random.Generator) -> dict:
+    """All that ``train_ddpg`` needs to go on. The replay holds the whole run, so nothing is overwritten."""
+    rows = replay.rows(np.arange(len(replay)))._asdict()
     parts = [copy.deepcopy(part.state_dict()) for part in agent]
-    return {**state, "agent": parts, "replay": replay.rows(places)._asdict()}
+    return {**state, "agent": parts, "replay": rows, "random": random_state(rng)}
 
 
 # %% tags=["P7"]
@@ -2909,7 +2929,7 @@ def remember_agent(progresses: Iterator[Progress]) -> Iterator[Progress]:
 
 ddpg_run = watch(remember_agent(train_ddpg(ddpg_config, seed=1)), floor=pendulum_floor)
 swing_up = actor_policy(actor_of(ddpg_run.state["agent"][0]), "Pendulum-v1")
-found = episode_returns(swing_up, "Pendulum-v1", 100, SCORING + 1)
+found = episode_returns(swing_up, "Pendulum-v1", 100, scoring_seed(1))
 print(f"mean return {found.mean():.0f} over 100 fresh episodes, random play {pendulum_floor:.0f}")
 print(f"trained in {ddpg_run.seconds:.0f} s, {ddpg_config.steps:,} environment steps")
 
@@ -3116,7 +3136,7 @@ reacher_config = by_budget(smoke=replace(REACHER, steps=1000, warm_up=900), lapt
 reacher_floor = random_body_return("Reacher-v5", 100, seed=0)
 reacher_run = watch(train_ddpg(reacher_config, seed=1), floor=reacher_floor)
 reach = actor_policy(actor_of(reacher_run.state["agent"][0]), "Reacher-v5")
-found = episode_returns(reach, "Reacher-v5", 100, SCORING + 1)
+found = episode_returns(reach, "Reacher-v5", 100, scoring_seed(1))
 print(f"mean return {found.mean():.1f} over 100 fresh episodes, random play {reacher_floor:.1f}")
 
 # %% [markdown]
@@ -3164,7 +3184,7 @@ def handed_over(clear_local: bool, updates: int, seed: int) -> np.ndarray:
     """Norm of the gradient that reaches the global model, and mean return, after each update: [updates, 2]."""
     torch.manual_seed(seed)
     config = replace(A2C_POLE, num_envs=8)
-    envs, rows = same_step_envs(POLE, config.num_envs), []
+    envs, rows = make_vector(POLE, config.num_envs, same_step=True), []
     shared, local = make_net(envs), make_net(envs)
     local.load_state_dict(shared.state_dict())
     optimiser = torch.optim.Adam(shared.parameters(), config.learning_rate)
@@ -3368,7 +3388,8 @@ torch.manual_seed(0)
 with closing(make_envs(replace(body_config, workers=1))) as envs:
     net = make_gaussian_net(replace(body_config, log_std=0.0), envs)
     collector = BodyCollector(envs, net, WATCHING, body_config.reward_scale)
-    rollout = [collector.collect(64) for _ in range(2)][1]
+    net.normalise.show(collector.collect(64).obs)
+    rollout = collector.collect(64)
     body_curves = {"right": body_log_ratios(net, rollout, rollout.actions)}
     clipped = body_log_ratios(net, rollout, rollout.actions.clamp(-1, 1))
     net.normalise.show(rollout.obs)
@@ -3561,7 +3582,7 @@ for label, config in without.items():
     *_, progress = train_td3(config, seed=1)
     values, _, policy = agent_surface(progress.state()["agent"], grid)
     excess = (values - exact)[:, visited].mean()
-    found = episode_returns(policy, "Pendulum-v1", 50, SCORING).mean()
+    found = episode_returns(policy, "Pendulum-v1", 50, scoring_seed(1)).mean()
     print(f"{label:13s} return {found:6.0f}, learned minus exact value {excess:+6.1f}")
 # Halfway through the budget values are still coming down from their start near 0. The delay slows that down the most,
 # since actor and followers have moved half as often. One seed each: repeat before you believe a difference.
@@ -3693,7 +3714,7 @@ def measure_memory(config: MemoryConfig, seed: int, spoil: Callable | None = Non
     faulty = lambda net, optimiser, seen, *rest: memory_update(net, optimiser, spoil(seen), *rest)
     progress, curves = follow(train_memory(config, seed, update=faulty if spoil else memory_update))
     policy = remembering_policy(memory_net_of(config, progress.state()["net"]))
-    found = episode_returns(policy, config.env_id, 100, SCORING + seed).mean()
+    found = episode_returns(policy, config.env_id, 100, scoring_seed(seed)).mean()
     floor = {"return": random_returns(config.env_id, 100, seed).mean()}
     metrics = {"return": found, "training_seconds": curves["seconds"][-1]}
     return Measured(metrics, floor, curves)
@@ -3703,7 +3724,7 @@ def measure_body(config: BodyConfig, seed: int) -> Measured:
     """PPO on a body: the mean action's return over 20 fresh episodes."""
     progress, curves = follow(train_body(config, seed))
     policy = mean_policy(body_net_of(config, progress.state()["net"]))
-    found = episode_returns(policy, config.env_id, 20, SCORING + seed).mean()
+    found = episode_returns(policy, config.env_id, 20, scoring_seed(seed)).mean()
     floor = {"return": random_body_return(config.env_id, 10, seed)}
     metrics = {"return": found, "training_seconds": curves["seconds"][-1]}
     return Measured(metrics, floor, curves)
@@ -3716,7 +3737,7 @@ def measure_ddpg(config: DDPGConfig, seed: int) -> Measured:
     progress, curves = follow(train(config, seed))
     parts, swinging = progress.state()["agent"], config.env_id == "Pendulum-v1"
     policy, episodes = actor_policy(actor_of(parts[0]), config.env_id), 100 if swinging else 20
-    found = episode_returns(policy, config.env_id, episodes, SCORING + seed).mean()
+    found = episode_returns(policy, config.env_id, episodes, scoring_seed(seed)).mean()
     metrics = {"return": found, "training_seconds": curves["seconds"][-1]}
     if swinging:
         grid = PendulumGrid.of(121)

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
 PACKAGE = __package__
 # What these modules do shows, stores or carries what a measurement found; it does not decide it.
-BESIDE = {"checkpoint", "numbers", "plots", "results", "run", "video", "widgets", "workers"}
+BESIDE = {
+    "checkpoint", "config", "definitions", "numbers", "plots", "results", "run", "video", "widgets", "workers"
+}  # fmt: skip
 
 
 class Source:
@@ -105,7 +107,7 @@ def load_chapter(name: str) -> Chapter:
 
 
 def fingerprint(function: Callable, config: object = None, root: Path = ROOT) -> str:
-    """A hash of the definitions that a measurement reaches, comments, docstrings and layout left out.
+    """A hash of the definitions that a measurement reaches; comments, docstrings and layout do not count.
 
     function: a chapter's ``measure``. config: what it is called with; its class counts. From there the definitions
     are followed by name, through other chapters and the package's modules except those in ``BESIDE``. root: the
@@ -209,11 +211,23 @@ def _loaded_chapter(source: Source, name: str) -> str | None:
     return None
 
 
+class _Bare(ast.NodeTransformer):
+    """Takes out what no measurement can feel: docstrings, the ranges of a config's fields and its checks."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.body = [part for part in node.body if getattr(part, "name", "") != "__post_init__"]
+        return self.visit_FunctionDef(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+        if node.body and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        return node.args[0] if ast.unparse(node.func) == "knob" else node
+
+
 def _plain(statement: ast.stmt) -> str:
-    """A statement without docstrings and layout, spelt alike by Python 3.11 and 3.12."""
-    statement = copy.deepcopy(statement)
-    for node in ast.walk(statement):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = body[1:] or [ast.Pass()]
-    return ast.dump(statement).replace(", type_params=[]", "")
+    """A statement bare and without layout, spelt alike by Python 3.11 and 3.12."""
+    return ast.dump(_Bare().visit(copy.deepcopy(statement))).replace(", type_params=[]", "")

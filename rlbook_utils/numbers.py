@@ -22,7 +22,7 @@ def spread_of(samples: np.ndarray, statistic: str = "mean") -> Spread:
     """The 95 % interval of the mean or median over seeds where there are enough of them, else their range.
 
     samples: [S, ...]. The mean of five or more seeds has Student's t interval, which covers 95 % for normal samples
-    and less for skewed ones (89 % for five draws of an exponential). The median of six or more lies between two order
+    and less for skewed ones (88 % for five draws of an exponential). The median of six or more lies between two order
     statistics with at least that probability, whatever the distribution (Conover 1999, section 3.2). Fewer seeds
     cannot carry such a claim: their range is their smallest and largest value, and covers the mean of three normal
     samples three times in four. Raises ValueError for another statistic.

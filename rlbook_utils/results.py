@@ -1,12 +1,15 @@
 """Measured results: one file a run with its provenance, and the headlines computed from them.
 
 A chapter lists what it measures in ``MEASUREMENTS``. ``make results`` runs what is missing and may be stopped
-and started again; ``make results ROW=E2 SEEDS=101,102`` measures a row anew and changes no file.
+and started again; it names the stored runs whose code has changed since, and ``STALE=1`` measures those anew.
+``make results ROW=E2 SEEDS=101,102`` measures a row with other seeds and changes no file; ``WRITE=1`` stores them
+beside the row's own.
 """
 
 import argparse
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -14,18 +17,19 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlbook_utils.checkpoint import save_checkpoint
-from rlbook_utils.definitions import CHAPTERS, load_chapter
+from rlbook_utils.definitions import CHAPTERS, fingerprint, load_chapter
 from rlbook_utils.numbers import spread_of
 
 RESULTS = CHAPTERS.parent / "results"
 HEADLINES = RESULTS / "headlines.json"
+EQUIVALENT = RESULTS / "equivalent.json"
 VERSIONED = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "ray", "stable-baselines3")
 
 
@@ -64,9 +68,61 @@ class Measurement:
     seeds: tuple[int, ...]
     metrics: tuple[Metric, ...] = ()
 
+    @property
+    def chapter(self) -> str:
+        return Path(getattr(self.measure, "func", self.measure).__code__.co_filename).stem
+
+    @functools.cached_property
+    def definitions(self) -> str:
+        """The hash of the code that it reaches, as it stood when this was first asked for."""
+        return fingerprint(self.measure, self.config)
+
+    def path(self, seed: int) -> Path:
+        """Where a run is stored; those of a reader's seeds stand apart, and are not summed up."""
+        own = run_path(self.row, self.name, seed)
+        return own if seed in self.seeds else own.parent / "extra" / own.name
+
+    def stored(self, seed: int) -> dict | None:
+        """The stored run of this very config; None, after a sentence if its file is torn, where there is none."""
+        try:
+            run = read_run(self.path(seed))
+        except FileNotFoundError:
+            return None
+        except ResultError as error:
+            print(f"{error} It is measured again.", file=sys.stderr)
+            return None
+        return run if run["config"] == describe(self.config) else None
+
+    def out_of_date(self) -> list[int]:
+        """The seeds whose stored run was made by code that has changed since, or that nobody recorded."""
+        runs = {seed: self.stored(seed) for seed in self.seeds}
+        return [
+            seed for seed, run in runs.items() if run and run.get("definitions") != self.definitions
+        ]
+
+
+class ResultError(ValueError):
+    """A result file that cannot be read."""
+
 
 def run_path(row: str, name: str, seed: int) -> Path:
     return RESULTS / row / f"{name}_seed{seed}.json"
+
+
+def read_run(path: Path) -> dict:
+    """A stored run. Raises FileNotFoundError, or ResultError for a file that was not written to its end."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except json.JSONDecodeError:
+        raise ResultError(f"{path.relative_to(RESULTS.parent)} is not a whole JSON file.") from None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf8")
+    draft.replace(path)
 
 
 def runs(row: str, name: str) -> list[dict]:
@@ -78,7 +134,7 @@ def runs(row: str, name: str) -> list[dict]:
         raise FileNotFoundError(
             f"There are no results for {row} ({name}) yet: run `make results ROW={row} WRITE=1`."
         )
-    return [json.loads(path.read_text()) for path in found]
+    return [read_run(path) for path in found]
 
 
 def curves(row: str, name: str, curve: str) -> np.ndarray:
@@ -104,6 +160,7 @@ def run_once(measurement: Measurement, seed: int) -> tuple[dict, dict | None]:
         },
         "config": describe(measurement.config),
         "wall_clock_s": round(time.perf_counter() - began, 3),
+        "definitions": measurement.definitions,
         **provenance(),
     }
     return run, found.state
@@ -119,29 +176,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@functools.cache  # what runs is the code of the process's start
 def provenance() -> dict:
-    """Where and with what a run was made."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-    )
+    """Where and with what a run was made. clean: whether all but the results was as committed."""
+
+    def git(*command: str) -> str | None:
+        done = subprocess.run(["git", *command], cwd=RESULTS.parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     return {
         "cores": cores(),
         "date": datetime.date.today().isoformat(),
-        "commit": git.stdout.strip() or None,
+        "commit": git("rev-parse", "--short=12", "HEAD"),
+        "clean": None if changed is None else not changed,
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
     }
 
 
 def headlines(measurement: Measurement, found: Sequence[dict]) -> list[dict]:
-    """One line per metric: the statistic over the runs' seeds and its 95 % bootstrap interval."""
+    """One line per metric: the statistic over the runs' seeds, and how far they lie apart (``spread_of``)."""
     lines = []
     for metric in measurement.metrics:
         values = np.array([run["metrics"][metric.name] for run in found])
-        low, high = spread_of(values, metric.statistic)[:2]
+        spread = spread_of(values, metric.statistic)
         baselines = [
             run["baselines"][metric.name] for run in found if metric.name in run["baselines"]
         ]
@@ -149,11 +208,15 @@ def headlines(measurement: Measurement, found: Sequence[dict]) -> list[dict]:
             {
                 "row": measurement.row,
                 "metric": metric.name,
+                "chapter": measurement.chapter,
+                "statistic": metric.statistic,
                 "value": _short(getattr(np, metric.statistic)(values)),
-                "low": _short(low[0]),
-                "high": _short(high[0]),
+                "low": _short(spread.low),
+                "high": _short(spread.high),
+                "spread": spread.name,
                 "unit": metric.unit,
                 "seeds": [run["seed"] for run in found],
+                "values": [_short(value) for value in values],
                 "baseline": _short(np.mean(baselines)) if baselines else None,
                 "source_says": metric.source_says,
                 "wall_clock_s": round(sum(run["wall_clock_s"] for run in found), 1),
@@ -183,25 +246,30 @@ def shown_rows() -> dict[str, str]:
     return rows
 
 
-def collect(measurement: Measurement, seeds: Iterable[int] | None, write: bool) -> list[dict]:
-    """The runs of a measurement: fresh ones for named seeds or without ``write``, else only the missing ones are run."""
+def collect(
+    measurement: Measurement, seeds: Sequence[int] = (), *, store: bool = True, stale: bool = False
+) -> list[dict]:
+    """The runs of a measurement, by seed.
+
+    seeds: these are measured anew; without any, the row's own, of which stored ones are taken as they are (with
+    ``stale``, unless their code has changed since). store: write what is measured to files.
+    """
+    anew = measurement.out_of_date() if stale else []
     found = []
     for seed in seeds or measurement.seeds:
-        path = run_path(measurement.row, measurement.name, seed)
-        if write and not seeds and path.exists():
-            stored = json.loads(path.read_text())
-            if stored["config"] == describe(measurement.config):
-                found.append(stored)
-                continue
-        print(f"{measurement.row} {measurement.name}, seed {seed} …", file=sys.stderr, flush=True)
-        run, state = run_once(measurement, seed)
-        if write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if state is not None:
-                checkpoint = path.with_suffix(".safetensors")
-                save_checkpoint(checkpoint, state, config=measurement.config, seed=seed)
-            path.write_text(json.dumps(run, indent=1) + "\n")
-        found.append(run)
+        stored = None if seeds or not store or seed in anew else measurement.stored(seed)
+        if stored is None:
+            print(
+                f"{measurement.row} {measurement.name}, seed {seed} …", file=sys.stderr, flush=True
+            )
+            stored, state = run_once(measurement, seed)
+            if store:
+                path = measurement.path(seed)
+                if state is not None:
+                    checkpoint = path.with_suffix(".safetensors")
+                    save_checkpoint(checkpoint, state, config=measurement.config, seed=seed)
+                write(path, json.dumps(stored, indent=1) + "\n")
+        found.append(stored)
     return found
 
 
@@ -214,7 +282,10 @@ def main() -> None:
         "--seeds", default="", help="whole numbers separated by commas (default: the row's own)"
     )
     parser.add_argument(
-        "--write", action="store_true", help="store the runs and update headlines.json"
+        "--write", action="store_true", help="store the runs and renew headlines.json"
+    )
+    parser.add_argument(
+        "--stale", action="store_true", help="measure anew what changed code has measured"
     )
     arguments = parser.parse_args()
     try:
@@ -227,24 +298,38 @@ def main() -> None:
     known = sorted({m.row for m in measurements} | set(shown))
     if arguments.row and arguments.row not in known:
         sys.exit(f"There is no row {arguments.row!r}; there are: {', '.join(known)}.")
-    write = arguments.write or not (arguments.row or seeds)
+    store = arguments.write or arguments.stale or not (arguments.row or seeds)
     lines_out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries and worker processes print is not among the lines
 
-    lines = []
-    for measurement in measurements:
-        if arguments.row in ("", measurement.row) and (measurement.metrics or write):
-            new = headlines(measurement, collect(measurement, seeds, write))
-            for line in new:
-                print(json.dumps(line), file=lines_out, flush=True)
-            lines += new
+    chosen = [m for m in measurements if arguments.row in ("", m.row) and (m.metrics or store)]
+    code = [m.definitions for m in chosen], provenance()  # noqa: F841  as they stand now, not after hours
+    if store and not arguments.stale:
+        _name_stale(chosen)
+    for measurement in chosen:
+        runs = collect(measurement, seeds, store=store, stale=arguments.stale)
+        for line in headlines(measurement, runs):
+            print(json.dumps(line), file=lines_out, flush=True)
+        if store:  # at once, so that a stop loses nothing
+            _update(measurements, shown)
     for row, chapter in shown.items():
         if arguments.row in ("", row):
             _run_cells(chapter, row)
-            lines.append({"row": row, "metric": "shown", "value": 1})
-            print(json.dumps(lines[-1]), file=lines_out, flush=True)
-    if write:
-        _update(lines)
+            line = {"row": row, "metric": "shown", "chapter": chapter, "value": 1}
+            print(json.dumps(line), file=lines_out, flush=True)
+    if store:
+        _update(measurements, shown)
+
+
+def _name_stale(measurements: Sequence[Measurement]) -> None:
+    """Say which stored runs were made by code that has changed since."""
+    stale = {f"{m.row} {m.name}": seeds for m in measurements if (seeds := m.out_of_date())}
+    if stale:
+        print(
+            "Measured by code that has changed since (STALE=1 measures them anew):", file=sys.stderr
+        )
+        for name, seeds in stale.items():
+            print(f"  {name}, seeds {', '.join(map(str, seeds))}", file=sys.stderr)
 
 
 def _run_cells(chapter: str, row: str) -> None:
@@ -261,12 +346,20 @@ def _run_cells(chapter: str, row: str) -> None:
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": CHAPTERS}}).execute()
 
 
-def _update(lines: list[dict]) -> None:
-    stored = json.loads(HEADLINES.read_text()) if HEADLINES.exists() else []
-    fresh = {(line["row"], line["metric"]) for line in lines}
-    kept = [line for line in stored if (line["row"], line["metric"]) not in fresh]
-    merged = sorted([*kept, *lines], key=lambda line: (line["row"], line["metric"]))
-    HEADLINES.write_text("[\n" + ",\n".join(json.dumps(line) for line in merged) + "\n]\n")
+def _update(measurements: Sequence[Measurement], shown: dict[str, str]) -> None:
+    """Write headlines.json anew from the stored runs of every measurement that has all its seeds."""
+    lines = [
+        {"row": row, "metric": "shown", "chapter": chapter, "value": 1}
+        for row, chapter in shown.items()
+    ]
+    for measurement in measurements:
+        runs = (
+            [measurement.stored(seed) for seed in measurement.seeds] if measurement.metrics else []
+        )
+        if all(runs):
+            lines += headlines(measurement, runs)
+    lines.sort(key=lambda line: (line["row"], line["metric"]))
+    write(HEADLINES, "[\n" + ",\n".join(json.dumps(line) for line in lines) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Chapter 00: its mathematics against independent oracles, its agents against chance, its faults kept out."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -8,10 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
+from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.replay import Experience
 from rlbook_utils.rollout import make_vector, transitions
-from rlbook_utils.run import load_checkpoint, save_checkpoint
 
 ch = load_chapter("ch00_foundations")
 RANDOM_RETURN = 22.5  # CartPole's mean return under random pushes
@@ -170,24 +169,17 @@ def envs_just_fallen(replay):
 
 
 def test_target_network_is_a_copy_of_the_right_age():
-    config = ch.DQNConfig(sync_every=6, updates=4)
-    dqn, rng = ch.make_dqn(config, 0), np.random.default_rng(0)
-    replay = ch.Replay(100)
-    replay.add(some_batch(100)[0])
-    same = lambda: all(
-        torch.equal(a, b)
-        for a, b in zip(dqn.net.parameters(), dqn.target_net.parameters(), strict=True)
-    )
-    before = [p.clone() for p in dqn.target_net.parameters()]
-    state = {"env_steps": 0, "updates": 0}
-    ch.dqn_updates(dqn, replay, config, state, rng)  # updates 1 to 4
-    assert not same()
-    assert all(torch.equal(a, b) for a, b in zip(before, dqn.target_net.parameters(), strict=True))
-    ch.dqn_updates(dqn, replay, dataclasses.replace(config, updates=2), state, rng)  # 5 and 6
-    assert same()
-    live = dataclasses.replace(config, sync_every=1, updates=1)
-    ch.dqn_updates(dqn, replay, live, state, rng)
-    assert same() and state["updates"] == 7
+    config = ch.DQNConfig(sync_every=6)
+    dqn, state = ch.make_dqn(config, 0), {"env_steps": 0, "updates": 0}
+    for update in range(1, 20):
+        before = [p.clone() for p in dqn.target_net.parameters()]
+        ch.dqn_step(dqn, some_batch(seed=update)[1], config, state)
+        kept, live = (
+            all(torch.equal(a, b) for a, b in zip(others, dqn.target_net.parameters(), strict=True))
+            for others in (before, dqn.net.parameters())
+        )
+        assert (kept, live) == ((False, True) if update % 6 == 0 else (True, False))
+    assert state["updates"] == 19
 
 
 def test_exploration_falls_to_its_floor():

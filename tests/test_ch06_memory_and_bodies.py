@@ -13,10 +13,10 @@ import pytest
 import torch
 from scipy import interpolate, stats
 
+from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.replay import Experience, NStep
 from rlbook_utils.rollout import Transition, episode_returns, make_vector
-from rlbook_utils.run import load_checkpoint, save_checkpoint
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 ch = load_chapter("ch06_policy_optimisation")
@@ -47,7 +47,8 @@ def test_without_a_renderer_one_line_names_the_package_and_the_chapter_goes_on(t
 import jupytext, matplotlib
 matplotlib.use("agg")
 from rlbook_utils.definitions import load_chapter
-names = vars(load_chapter("ch06_policy_optimisation"))
+chapter = load_chapter("ch06_policy_optimisation")
+names = {{name: getattr(chapter, name) for name in dir(chapter)}}
 for cell in jupytext.read({str(path)!r}).cells:
     if "P1" in cell.metadata.get("tags", []):
         exec(cell.source, names)
@@ -266,16 +267,17 @@ def test_the_body_gets_clipped_actions_and_the_rollout_those_that_were_drawn():
     envs = Ranges(ch.make_envs(config))
     net = ch.make_gaussian_net(config, envs)
     collector = ch.BodyCollector(envs, net, 0, 1.0)
-    for _ in range(3):
+    still = torch.optim.SGD(net.parameters(), 0.0)
+    for shown in range(3):
+        assert net.normalise.count == 40 * shown
         rollout = collector.collect(20)
         assert rollout.actions.abs().max() > 2 and envs.largest <= 1
         policy, values = net(rollout.obs)  # the statistics stand still until the next rollout
         torch.testing.assert_close(policy.log_prob(rollout.actions), rollout.log_probs)
         torch.testing.assert_close(values, rollout.values)
-    assert net.normalise.count == 80  # planted elsewhere: renewed too early, the ratios are not 1
-    net.normalise.show(rollout.obs)
+        assert abs(ch.body_update(net, still, rollout, config, 1.0)["approx_kl"]) < 1e-6
     moved = net(rollout.obs)[0].log_prob(rollout.actions) - rollout.log_probs
-    assert moved.abs().max() > 1e-3
+    assert moved.abs().max() > 1e-3  # renewed before the update, the ratios would not be 1
     envs.close()
 
 

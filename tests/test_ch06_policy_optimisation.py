@@ -17,8 +17,9 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
+from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import load_chapter
-from rlbook_utils.run import load_checkpoint, save_checkpoint
+from rlbook_utils.rollout import make_vector, spread
 
 ch = load_chapter("ch06_policy_optimisation")
 gym.register("ShortPole-v0", entry_point=CartPoleEnv, max_episode_steps=12)
@@ -49,7 +50,7 @@ def some_rollout(steps=40, num_envs=6, seed=0, obs_size=4, actions=2):
 
 def test_environments_over_processes_are_the_same_environments():
     rng = np.random.default_rng(0)
-    one = ch.same_step_envs("CartPole-v1", 5)
+    one = make_vector("CartPole-v1", 5, same_step=True)
     with contextlib.closing(ch.WorkerEnvs("CartPole-v1", 5, workers=2)) as two:
         np.testing.assert_array_equal(one.reset(seed=3)[0], two.reset(seed=3)[0])
         finals = 0
@@ -62,14 +63,14 @@ def test_environments_over_processes_are_the_same_environments():
             for n in np.flatnonzero(ours[2] | ours[3]):
                 np.testing.assert_array_equal(info["final_obs"][n], other["final_obs"][n])
                 finals += 1
-        children = [process.pid for process, _ in two.others]
+        children = [process.pid for process, _ in two.crew.members]
     assert finals > 10 and not any(map(psutil.pid_exists, children))
 
 
 def test_rollout_holds_what_happened():
     """Played again, one environment at a time: rewards, ends, and the value of the last state of each episode."""
     torch.manual_seed(1)
-    envs = ch.same_step_envs("ShortPole-v0", 3)
+    envs = make_vector("ShortPole-v0", 3, same_step=True)
     net = ch.make_net(envs)
     collector = ch.Collector(envs, net, 7, reward_scale=0.5)
     parts = [collector.collect(25), collector.collect(25)]
@@ -77,7 +78,7 @@ def test_rollout_holds_what_happened():
     ends, returns = {"terminated": 0, "truncated": 0}, []
     for n in range(3):
         env = gym.make("ShortPole-v0")
-        obs, _ = env.reset(seed=7 + n)
+        obs, _ = env.reset(seed=spread(7, 3)[n])
         total = 0
         for t in range(50):
             np.testing.assert_allclose(rollout.obs[t, n], obs, rtol=1e-6)
@@ -290,8 +291,8 @@ def test_a3c_learns_in_real_processes_and_stops(monkeypatch):
         torch.nn.utils.parameters_to_vector(net.parameters())
     )
     monkeypatch.setattr(ch, "a3c_gradient", edited)
-    torch.manual_seed(1)
-    with contextlib.closing(ch.same_step_envs("CartPole-v1", 1)) as envs:
+    torch.manual_seed(spread((1, 0), 1)[0])
+    with contextlib.closing(make_vector("CartPole-v1", 1)) as envs:
         fresh = parameters_to_vector(ch.make_net(envs).parameters())
     still = last(ch.train_a3c(dataclasses.replace(config, steps=1000), 1)).state()["shared"][0]
     torch.testing.assert_close(still, fresh.detach())
@@ -459,7 +460,7 @@ def test_average_policy_trails_in_place():
 
 def acer_parts(seed=0, **config):
     config = ch.ACERConfig("ShortPole-v0", num_envs=3, horizon=25, workers=1, **config)
-    envs = ch.same_step_envs("ShortPole-v0", 3)
+    envs = make_vector("ShortPole-v0", 3, same_step=True)
     torch.manual_seed(seed)
     acer = ch.make_acer(config, envs, {"env_steps": 0}, "cpu")
     return config, acer, ch.TrajectoryCollector(envs, acer[0], 7, 1.0)

@@ -5,7 +5,6 @@ import importlib.metadata
 import itertools
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -18,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rlbook_utils import notebooks
+from rlbook_utils import front, notebooks
 from rlbook_utils.definitions import CHAPTERS
 
 ROOT = CHAPTERS.parent
@@ -58,8 +57,8 @@ def locked(name: str = "requirements.lock") -> dict[str, Requirement]:
 def test_conda_users_get_the_same_packages():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = (part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
-    assert {line for line in pip if not line.startswith("--")} == set(ASKED)
-    assert "--constraint requirements.lock" in pip
+    extras = ",".join(sorted(PROJECT["optional-dependencies"]))
+    assert pip == ["--constraint requirements.lock", f"--editable .[{extras}]"]
 
 
 def test_lock_pins_exact_versions_without_local_suffixes():
@@ -224,7 +223,7 @@ def test_outputs_belong_to_the_code(path):
 def test_make_has_its_targets_and_the_readme_explains_them():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    for name in ("lab", "test", "book", "notebooks", "results", "bench"):
+    for name in ("lab", "test", "check", "book", "notebooks", "results", "bench", "faults"):
         assert name in targets and f"`make {name}`" in readme, name
 
 
@@ -246,10 +245,9 @@ def test_citation():
 
 
 def test_readme_table_is_up_to_date():
-    generated = runpy.run_path(str(ROOT / "results" / "readme_table.py"))
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    assert generated["with_table"](readme) == readme, "run `make notebooks`"
-    assert not [line for line in generated["table"]().splitlines() if "| — |" in line], (
+    assert front.with_table(readme) == readme, "run `make notebooks`"
+    assert not [line for line in front.readme_table().splitlines() if "| — |" in line], (
         "a chapter lacks its time, memory or HEADLINE"
     )
 

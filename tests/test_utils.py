@@ -1,28 +1,25 @@
-"""Rollouts, results, plots, widgets, workers and the loader."""
+"""Rollouts, plots, video and widgets."""
 
+import ast
 import dataclasses
-import json
 import pickle
-import subprocess
-import sys
+import re
 import time
 from dataclasses import dataclass
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rlbook_utils import plots, results
+from rlbook_utils import plots
 from rlbook_utils.config import check_config, knob
-from rlbook_utils.definitions import load_chapter
+from rlbook_utils.definitions import CHAPTERS, load_chapter
 from rlbook_utils.notebooks import code_hash, read_script
-from rlbook_utils.rollout import episode_returns, make_vector, transitions
-from rlbook_utils.run import Progress
+from rlbook_utils.rollout import episode_returns, make_vector, spread, transitions
+from rlbook_utils.run import Progress, Run, live_curve
 from rlbook_utils.video import RenderError, record, show_clip
 from rlbook_utils.widgets import Panel, image_slider, scrubber
-from rlbook_utils.workers import spawn
 
 
 class Count(gym.Env):
@@ -86,15 +83,47 @@ def test_make_vector_takes_the_native_environment_where_there_is_one():
     assert isinstance(make_vector("MountainCar-v0", 2), SyncVectorEnv)
 
 
-def test_bootstrap_interval_covers_the_mean():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        low, high = plots.bootstrap(rng.normal(size=(20, 1)))
-        hits += low[0] <= 0 <= high[0]
-    assert (
-        0.86 <= hits / 200 <= 0.99
-    )  # a percentile interval of 20 samples covers a little under 95 %
+def first_observations(envs, seed):
+    return {tuple(row) for row in np.round(envs.reset(seed=seed)[0], 6).tolist()}
+
+
+@pytest.mark.parametrize("same_step", [False, True])
+def test_runs_share_no_environment(same_step):
+    """Not seed + i, as Gymnasium does it: of 32 environments of seeds 1 and 2, 31 would begin alike."""
+    runs = [
+        first_observations(make_vector("LunarLander-v3", 32, same_step=same_step), s)
+        for s in (1, 2, 3)
+    ]
+    assert [len(run) for run in runs] == [32] * 3 and len(set.union(*runs)) == 96
+    plain = gym.make_vec("LunarLander-v3", 32, vectorization_mode="sync")
+    assert len(first_observations(plain, 1) & first_observations(plain, 2)) == 31
+
+
+def test_uses_of_one_seed_share_no_environment():
+    uses = [1, 2, (1, 0), (1, 32_768), (2, 0), (2_000_003, 1), (1, 0, 0)]
+    seeds = [seed for use in uses for seed in spread(use, 100)]
+    assert len(set(seeds)) == 100 * len(uses) and all(0 <= seed < 2**32 for seed in seeds)
+    assert spread(7, 10)[:4] == spread(7, 4) != spread(8, 4)
+
+
+def test_environments_take_a_seed_each():
+    envs = make_vector("LunarLander-v3", 3)
+    together = envs.reset(seed=[11, 12, 13])[0]
+    for row, seed in zip(together, (11, 12, 13), strict=True):
+        np.testing.assert_array_equal(row, gym.make("LunarLander-v3").reset(seed=seed)[0])
+
+
+def test_every_vector_environment_is_made_where_seeds_are_spread():
+    """In functions; a cell may show Gymnasium's own. Chapters 02 and 03 still spread the seeds of their games themselves."""
+    makers = {
+        node.name
+        for path in sorted(CHAPTERS.glob("ch*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and {"SyncVectorEnv", "AsyncVectorEnv", "make_vec"}
+        & set(re.findall(r"\w+(?=\()", ast.unparse(node)))
+    }
+    assert makers <= {"make_freeway", "make_games"}
 
 
 def luminance(colour):
@@ -174,7 +203,7 @@ def test_panel_shows_an_error_and_keeps_what_was_learned():
 
 
 def test_sliders_carry_every_picture_and_refuse_others():
-    png = plots.to_png(plots.live_curve(results_run()))
+    png = plots.to_png(live_curve(results_run()))
     box = image_slider({"a": png, "b": png, "c": png}, "dial", start=2)
     assert box.children[0].index == 2 and box.children[1].selected_index == 2
     assert len(scrubber([png] * 4, "step").children[1].children) == 4
@@ -185,39 +214,9 @@ def test_sliders_carry_every_picture_and_refuse_others():
 
 
 def results_run():
-    from rlbook_utils.run import Run
-
     run = Run()
     run.add(Progress(1, 2, {"value": 1.0}, dict))
     return run
-
-
-def test_loader_runs_definitions_only(tmp_path, monkeypatch):
-    (tmp_path / "ch99_x.py").write_text(
-        "import math\nLIMIT, OTHER = 3, 4\nLIMIT += 1\nprint('never')\nvalue = 1 / 0\n"
-        "def root(x):\n    return math.sqrt(x) + LIMIT\n"
-    )
-    monkeypatch.setattr("rlbook_utils.definitions.CHAPTERS", tmp_path)
-    chapter = load_chapter("ch99_x")
-    assert chapter.root(4) == 6 and chapter.OTHER == 4 and not hasattr(chapter, "value")
-    code = "import sys, pickle; print(pickle.load(sys.stdin.buffer)(4))"
-    sent = cloudpickle.dumps(chapter.root)
-    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
-    assert done.stdout.strip() == b"6.0"
-    with pytest.raises(FileNotFoundError, match="no chapter 'ch98'; there are: ch99_x"):
-        load_chapter("ch98")
-
-
-def test_spawned_function_answers_and_ends_with_its_pipe():
-    def serve(connection, offset):
-        while True:
-            connection.send(connection.recv() + offset)
-
-    process, connection = spawn(serve, 10)
-    connection.send(1)
-    assert connection.recv() == 11
-    connection.close()
-    assert process.wait(10) == 0
 
 
 def test_clip_is_h264_in_the_page():
@@ -231,64 +230,8 @@ def test_missing_renderer_is_one_sentence():
         record("CartPole-v1", lambda obs: 0, 0, 5, width=320)
 
 
-def results_cli(*arguments):
-    command = [sys.executable, "-m", "rlbook_utils.results", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=results.RESULTS.parent)
-
-
-def test_results_command_explains_bad_input():
-    done = results_cli("--row", "Z9")
-    assert done.returncode and done.stdout == ""
-    assert "no row 'Z9'; there are: " in done.stderr and ", E1, " in done.stderr
-    done = results_cli("--row", "E1", "--seeds", "one")
-    assert done.returncode and "SEEDS is 'one'" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_results_command_measures_without_writing():
-    before = {path: path.read_bytes() for path in results.RESULTS.rglob("*.json")}
-    done = results_cli("--row", "E1", "--seeds", "101,102")
-    (line,) = map(json.loads, done.stdout.splitlines())
-    assert set(line) == {"row", "metric", "value", "low", "high", "unit", "seeds", "baseline",
-                         "source_says", "wall_clock_s", "cores"}  # fmt: skip
-    assert (line["row"], line["metric"], line["seeds"]) == ("E1", "seconds_to_target", [101, 102])
-    assert before == {path: path.read_bytes() for path in results.RESULTS.rglob("*.json")}
-
-
-def test_stored_runs_belong_to_the_code_and_make_the_headlines():
-    stored = {
-        (line["row"], line["metric"]): line for line in json.loads(results.HEADLINES.read_text())
-    }
-    measurements = results.all_measurements()
-    for measurement in measurements:
-        runs = [
-            run
-            for run in results.runs(measurement.row, measurement.name)
-            if run["seed"] in measurement.seeds
-        ]
-        assert [run["seed"] for run in runs] == list(measurement.seeds), measurement.name
-        for run in runs:
-            assert run["config"] == results.describe(measurement.config), (
-                f"{measurement.name}: measure it again"
-            )
-            assert run["commit"] and run["versions"] and run["wall_clock_s"] > 0
-        for line in results.headlines(measurement, runs):
-            assert stored.pop((line["row"], line["metric"])) == line
-    assert {row for row, metric in stored if metric == "shown"} == set(results.shown_rows())
-    assert all(metric == "shown" for _, metric in stored), "a headline without a measurement"
-
-
-def test_headline_interval_and_median():
-    metric = results.Metric("seconds", "s", "median")
-    measurement = results.Measurement("E1", "x", None, None, (1, 2, 3), (metric,))
-    runs = [{"seed": i, "metrics": {"seconds": v}, "baselines": {"seconds": 2 * v}, "wall_clock_s": 1, "cores": 2}
-            for i, v in enumerate((1.0, 2.0, 9.0))]  # fmt: skip
-    (line,) = results.headlines(measurement, runs)
-    assert (line["value"], line["baseline"], line["wall_clock_s"]) == (2.0, 8.0, 3)
-    assert line["low"] == 1.0 and line["high"] == 9.0
-
-
 def test_code_hash_ignores_prose_and_sees_code():
-    path = results.CHAPTERS / "ch01_evolution.py"
+    path = CHAPTERS / "ch01_evolution.py"
     notebook, changed = read_script(path), read_script(path)
     next(cell for cell in changed.cells if cell.cell_type == "markdown").source += " More."
     assert code_hash(notebook) == code_hash(changed)
