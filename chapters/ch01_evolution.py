@@ -1326,12 +1326,12 @@ def start_ray(workers: int, address: str) -> None:
 
     A busy machine can need longer than the 30 seconds that Ray allows itself, and a second attempt.
     """
-    size = {"num_cpus": workers, "object_store_memory": 10**8, "include_dashboard": False}
+    size = {"num_cpus": workers, "object_store_memory": 10**8} if address == "local" else {}
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "45")
     for _ in range(2):
         with suppress(Exception):  # Ray raises several kinds, a plain Exception among them
-            here = size if address == "local" else {}
-            return ray.init(address, logging_level="error", log_to_driver=False, **here)
+            ray.init(address, logging_level="error", log_to_driver=False, **size)
+            return
         ray.shutdown()
     raise ConnectionError(f"Ray ({address}) did not start in time, tried twice")
 

@@ -1988,8 +1988,8 @@ print(f"holding UP {held.mean():.1f}, random play {random_play.mean():.1f}; the 
 
 # %% [markdown]
 # *Crossings against decisions; the dotted line is what holding UP scores.* The games printed below the curve are not
-# those of the training, but they differ from them in the sticky buttons only, and so they come out nearly alike. The
-# source calls four crossings trained. The next figure has the stored runs of this agent, which learned for longer.
+# those of the training, but they differ from them in the sticky buttons only. The source calls four crossings trained.
+# The next figure has the stored runs of this agent, which learned for longer.
 
 
 # %%
@@ -2141,14 +2141,14 @@ plt.show()
 # *Greedy crossings over ten games after 65,536 decisions: a circle is a seed, a bar their mean, a line the range of the
 # three seeds; the dotted line is UP held down. Left: every bar adds one piece to the one above it, and all of them
 # already have n-step returns, prioritised replay and quantiles. From raw bytes an agent learns to beat UP or learns
-# nothing: one seed of three ends at 0, and with held exploration two. With shaping every seed ends above UP. Choosing
-# the bytes brings no gain. Giving their phases does: each of its seeds is above every other circle.*
+# nothing: one seed of three ends at 0, and with held exploration two. Shaping lifts every seed above UP. Choosing the
+# bytes brings no further gain. Giving their phases does: each of its seeds is above every other circle.*
 # <!-- held: told -->
 #
 # *Right, with C51: prioritised draws, even draws, and even draws from a replay in which the source's trick puts every
 # row that spans a crossing five times more. (Our rows are five decisions long, so a crossing stands in five of them and
-# brings 25 rows more.) The best seed and the worst of each kind lie on either side of the others' means: three seeds do
-# not tell them apart.* <!-- held: replayed -->
+# brings 25 rows more.) The three means, from 22.4 to 24.4, lie closer together than the seeds of the prioritised draws
+# do among themselves: three seeds do not tell the kinds apart.* <!-- held: replayed -->
 #
 # So at a seventh of the training the agent that was told everything is ahead of the others on the left by some four
 # crossings or more. How far those would get later, these runs do not say; nor whether the phases help to see the cars
@@ -2175,10 +2175,10 @@ plt.show()
 # of updates since the last renewal of the target network; no point stands out there as the spikes did at this chapter's
 # first agent.*
 #
-# The loss says little about how well the agent plays. In the stored runs it falls to about 0.4 while the chicken hardly
-# ever arrives, doubles while crossings become frequent, and falls slowly later, when the score hardly changes. Two
-# things stand behind any such curve: the learning rate, which falls all the time, and the prioritised draws, which seek
-# out what the network predicts worst. <!-- held: loss -->
+# The loss says little about how well the agent plays. In the stored runs it falls to about 0.4 while the chicken arrives
+# only a few times a game, nearly doubles as crossings become frequent, and falls slowly later, when the score changes
+# little. Two things stand behind such a curve all along: a learning rate that falls from the first update to the last,
+# and prioritised draws, which seek out what the network predicts worst. <!-- held: loss -->
 #
 # Try it yourself. The panel trains the short version, with your settings:
 
@@ -2204,8 +2204,7 @@ freeway_panel = panel(train, QUANTILES, metric="crossings", preview=plots.to_png
 def champion_state() -> tuple[dict, AgentConfig]:
     """The weights of the stored agent with the most crossings in the games of its selection."""
     best = max(results.runs("D7", "freeway"), key=lambda run: run["metrics"]["selection_crossings"])
-    path = results.run_path("D7", "freeway", best["seed"]).with_suffix(".safetensors")
-    return load_checkpoint(path, HEADLINE_CONFIG, best["seed"])["state"], HEADLINE_CONFIG
+    return stored_agent(best["seed"]), HEADLINE_CONFIG
 
 
 def watch_game(
@@ -2228,29 +2227,26 @@ def watch_game(
 
 
 # %%
-def draw_quantiles(axes: Axes, quantiles: np.ndarray, chosen: bool) -> None:
-    """Quantiles [K] as a histogram, and their mean as a line; coloured where the action is the chosen one."""
-    colour = plots.COLOURS[0] if chosen else plots.INK
-    axes.hist(quantiles, bins=np.linspace(-0.5, 1.5, 81), color=colour)
-    axes.axvline(quantiles.mean(), color=plots.COLOURS[1], linewidth=1.2)
-    axes.set(yticks=[], xlim=(-0.5, 1.5))
+def draw_quantiles(axes: Axes, quantiles: np.ndarray) -> None:
+    """For each action the share of its quantiles below a return; the chosen action thick. quantiles: [3, K]."""
+    means = quantiles.mean(1)
+    levels = [0, *quantile_levels(quantiles.shape[1]), 1]
+    for action, name in enumerate(("wait", "up", "down")):
+        places = [-9, *np.sort(quantiles[action]), 9]  # flat to the left and right of them all
+        width = 3.0 if action == means.argmax() else 1.2
+        axes.plot(places, levels, linewidth=width, label=f"{name} {means[action]:.3f}")
+    axes.set(xlabel="shaped return", xlim=(-0.2, 0.65), ylim=(-0.02, 1.02))
+    axes.legend(loc="upper left", fontsize=9)
 
 
 def game_picture(frame: np.ndarray, quantiles: np.ndarray) -> bytes:
     """The game and the three distributions of the same instant, as a PNG. quantiles: [3, K]."""
     figure = Figure(figsize=(6.4, 2.9), dpi=72)
-    grid = figure.add_gridspec(3, 2, width_ratios=(1, 1.6))
-    game = figure.add_subplot(grid[:, 0])
+    game, axes = figure.subplots(1, 2, width_ratios=(1, 1.6))
     game.imshow(frame)
     game.set_axis_off()
-    means = quantiles.mean(1)
-    for action, name in enumerate(("wait", "up", "down")):
-        axes = figure.add_subplot(grid[action, 1])
-        draw_quantiles(axes, quantiles[action], chosen=action == means.argmax())
-        axes.set(ylim=(0, 30), ylabel=name)
-        axes.text(0.99, 0.7, f"{means[action]:.3f}", transform=axes.transAxes, ha="right")
-        axes.tick_params(labelbottom=action == 2)
-    axes.set_xlabel("shaped return")
+    draw_quantiles(axes, quantiles)
+    axes.set_ylabel("share of quantiles below")
     return plots.to_png(figure)
 
 
@@ -2258,14 +2254,18 @@ def game_picture(frame: np.ndarray, quantiles: np.ndarray) -> bytes:
 state, config = champion_state()
 length = by_budget(smoke=40, laptop=260)
 frames, memory, game_quantiles = watch_game(config, state, seed=30_000, decisions=length)
+expectations = game_quantiles.mean(2)  # [T, 3]
+lead = np.diff(np.sort(expectations, 1))[:, -1]  # of the best action over the second: [T]
 pictures = [game_picture(frames[t], game_quantiles[t]) for t in range(0, length, 4)]
-show(scrubber(pictures[:32], "picture", interval=250), pictures[0])
+parting = int(lead[:128:4].argmax())
+show(scrubber(pictures[:32], "picture", start=parting, interval=250), pictures[parting])
 
 # %% [markdown]
-# *Left: the game. Right: what the agent expects of waiting, going up and going down: a histogram of the 51 quantiles of
-# the shaped return for each, with their means as lines and as numbers; the chosen action is coloured. Between lanes the
-# three differ by little, since the next decision can make up for this one. Before a car they part: some of the
-# quantiles of going up move to the left.*
+# *Left: the game. Right: what the agent expects of waiting, going up and going down: for each, the share of its 51
+# quantiles of the shaped return that lie below a value. The further right a curve, the better the action; the steeper,
+# the surer the agent is of it. The means stand beside the names, and the chosen action is drawn thick. The scrubber
+# begins at the picture in which the best action leads by most. Move it to where the curves lie on top of each other:
+# there the next decision can make up for this one.*
 
 # %%
 stitched = [np.array(PIL.Image.open(io.BytesIO(png)).convert("RGBA")) for png in pictures]
@@ -2283,38 +2283,44 @@ show_clip([on_white(picture) for picture in stitched], fps=10)
 # %% [markdown]
 # *The same game as a video, a picture for every fourth decision.*
 #
-# Single instants, chosen from the same game where the chicken stands before a lane, say most:
+# Three instants of it, chosen while the chicken is on the road, and counts over the whole clip:
 
 # %%
-expectations = game_quantiles.mean(2)  # [T, 3]
-waiting = np.flatnonzero(
-    (expectations.argmax(1) != UP) & (memory[:, STUN] == 0) & (memory[:, HEIGHT] > 12)
-)
-moments = [*waiting[:: max(1, len(waiting) // 2)][:2], int(np.argmax(memory[:, HEIGHT]))]
-size = (9.5, 1.45 * len(moments))
-figure, panels = plt.subplots(len(moments), 3, figsize=size, sharex=True, squeeze=False)
-for row, moment in zip(panels, moments, strict=True):
-    for action, name in enumerate(("wait", "up", "down")):
-        best = action == expectations[moment].argmax()
-        draw_quantiles(row[action], game_quantiles[moment, action], chosen=best)
-        row[action].set_title(
-            f"height {memory[moment, HEIGHT]}, {name}: {expectations[moment, action]:.3f}",
-            fontsize=9,
-        )
-for axes in panels[-1]:
-    axes.set_xlabel("shaped return")
+on_road = (memory[:, STUN] == 0) & (memory[:, HEIGHT] > 12)
+apart = np.ptp(expectations, 1)  # between the best mean and the worst: [T]
+moments = {
+    "the widest lead": np.where(on_road, lead, -1).argmax(),
+    "not up": np.where(on_road & (expectations.argmax(1) != UP), lead, -1).argmax(),
+    "nearly alike": np.where(on_road, apart, np.inf).argmin(),
+}
+figure, panels = plt.subplots(1, 3, figsize=(9.5, 2.8), sharey=True)
+for axes, (title, moment) in zip(panels, moments.items(), strict=True):
+    draw_quantiles(axes, game_quantiles[moment])
+    axes.set_title(f"{title}: height {memory[moment, HEIGHT]}")
+panels[0].set_ylabel("share of quantiles below")
 plt.show()
 
+stds, parted = game_quantiles.std(2), apart > 0.1
+lowest, widest = expectations[parted].argmin(1), stds[parted].argmax(1)
+print(f"means more than 0.1 apart in {parted.sum()} of {length} decisions; among these, going down "
+      f"has the lowest mean {np.sum(lowest == DOWN)} times, the widest spread {np.sum(widest == DOWN)} times")  # fmt: skip
+print(f"spread of an action's quantiles: median standard deviation {np.median(stds):.3f} crossings")
+
 # %% [markdown]
-# *Three instants of that game, one in each row: two at which the agent does not go up, and one near the top of the
-# road. The coloured action is the chosen one. Mostly the three shapes resemble each other, and the choice hangs on
-# small differences between their means; an action that may end at a car has the lower mean and the wider spread.*
+# *Left: the instant on the road at which the best action leads by most. Middle: of those at which the agent does not go
+# up, the one with the widest lead. Right: the one at which the three means are closest. Where the means are far apart,
+# it is mostly going down that has the lowest mean and the widest spread.* <!-- held: down_is_worst -->
+#
+# Most of these curves are steep. After all the talk of two modes, this agent expects returns that are nearly certain:
+# the median spread of its quantiles is about two hundredths of a crossing. That fits a game in which nothing but the
+# buttons is left to chance. <!-- held: steep -->
 #
 # ## The source's update, C51 and quantiles
 #
 # The same network, the same bytes, the same number of decisions; only what is learned differs. *The source's update*
 # smears its own rewards (−1 for a decision, 10 for a crossing) into the next state's distribution of the stored action,
-# one step at a time. *Means* is DQN, with the other parts as they are.
+# one step at a time. Plain DQN, which learns means and has none of the other parts, is not among them; the nearest to
+# it is Rainbow without distributions, in the section after this one.
 
 # %%
 BARE = replace(BRIEF, shaping=False, double=False, n_step=1)
@@ -2339,9 +2345,9 @@ plt.show()
 # %% [markdown]
 # *Left: crossings while learning, in the colours of the bars; right: greedy crossings after it, three seeds each. The
 # source's smear falls short of UP on every seed. That is not the smear alone: it also does without shaping, n-step
-# returns and double Q-learning, and has its own rewards. C51 stripped of the same three is the fair comparison; it does
-# as badly on one seed and finds UP on two. With them, C51 is somewhat better still, and QR-DQN is the best of all on
-# each seed. Our settings were chosen with C51, so its second place is not for lack of tuning.*
+# returns and double Q-learning, and has its own rewards. C51 stripped of the same three, with the game's rewards, is
+# the nearer comparison; it does as badly on one seed and comes near UP on two. With the three, C51 ends above UP on
+# every seed, and each seed of QR-DQN is above every seed of the others.* <!-- held: updates -->
 #
 # ## Rainbow, and which parts of it count
 #
@@ -2357,8 +2363,10 @@ plt.show()
 # | n-step returns | how far rewards are summed before bootstrapping | `NStep` |
 # | Distributions | what is learned | `project` |
 #
-# Which of them matter? Switch off one at a time, and train three seeds of each. One choice departs from the paper: our
-# Rainbow keeps the held exploration *beside* the noise. The last bar is the paper's way, noise alone.
+# Which of them matter? Switch off one at a time, and train three seeds of each. It is not the paper's Rainbow, and not
+# its task. Ours sums 5 rewards (there 3), has a priority exponent of 0.6 (there 0.5), Adam's step size and the shaping
+# of this chapter, phases and a small fully connected network in place of pixels and convolutions, and it keeps the held
+# exploration *beside* the noise. The last bar explores as the paper does, by noise alone.
 
 # %%
 RAINBOW = replace(BRIEF, dueling=True, noisy=True)
@@ -2384,12 +2392,18 @@ plt.show()
 
 # %% [markdown]
 # *Left: greedy crossings after training without one part at a time; right: crossings averaged over the training, while
-# exploring; three seeds each.* What can be seen: noise alone, the paper's way of exploring, is clearly below the rest
-# in both panels; without n-step returns no seed's greedy agent gets beyond UP; and without distributions every seed
-# learns more slowly than every seed of Rainbow, though it ends in the same place. What cannot: the intervals of the
-# other parts overlap with Rainbow's. At a seventh of our training and with three seeds, this game does not tell whether
-# double Q-learning, priorities, dueling or noisy layers help. One more caution: without distributions, priorities are
-# another quantity too, the Huber loss instead of the divergence.
+# exploring; three seeds each. Noise alone has the lowest mean in both panels, and while learning each of its seeds is
+# below every other circle; after the training its best seed, 19.1, all but reaches the worst of those without n-step
+# returns, 19.2. Without n-step returns no seed's greedy agent gets beyond UP, nor beyond any seed of Rainbow. Without
+# distributions every seed learns more slowly than every seed of Rainbow, and ends where Rainbow ends: 22.9 crossings
+# against 23.1.* <!-- held: ablation -->
+#
+# About double Q-learning, priorities, dueling and noisy layers the figure says nothing: without each of them the mean
+# is within 1.3 crossings of Rainbow's, whose own seeds lie 3.2 apart. Three seeds and a seventh of our training cannot
+# measure so small an effect. In the paper's ablation, over 57 games, n-step returns and priorities counted most
+# [(Hessel et al., 2018)](../book/bibliography.md#hessel2018). And where the kind of return changes, the priorities
+# change with it: they are divergences for C51, quantile losses for QR-DQN, Huber losses for means.
+# <!-- held: silent_parts -->
 
 # %% [markdown]
 # ## Choosing by more than the mean
@@ -2547,11 +2561,16 @@ show(image_slider(paths, "worst"), paths["100%"])
 
 # %% [markdown]
 # *The way of a walker that looks only at so much of its worst outcomes, and what it earns. As the fraction shrinks, the
-# way moves up, row by row: the mean return falls, and the worst returns improve.*
+# way moves up, row by row; the mean return falls, and the worst 5 % improve. But not to the end: the walker that looks
+# at its worst 5 % earns less than the one that looks at 10 %, on average and over its own worst 5 %.*
+# <!-- held: too_cautious -->
 #
-# One warning. The criterion is applied anew in every cell, to the rest of the way. That is not the same as choosing, at
-# the start, the path whose CVaR is best, because being cautious later is not the caution that was asked for at the
-# start. A consistent treatment carries along how much has been lost so far.
+# How can an agent that chooses by its worst 5 % do worse by just that measure? The criterion is applied anew in every
+# cell, to the rest of the way. A gust is already one of the rarer outcomes, so seen from the start a good part of what
+# may follow it belongs to the worst 5 %. But the walker looks afresh, at the worst 5 % of what follows: pushed down a
+# row, it climbs back in more columns than the walker that looks at 10 %, and each climb costs moves. This is called
+# **time inconsistency**: the plan that looks best at the start is not the one that is followed later. A consistent
+# treatment carries along how much has been lost so far. <!-- held: climbs_back -->
 
 # %% [markdown]
 # ## Exercises
@@ -2653,9 +2672,12 @@ for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
 # - Prioritised replay is three things at once: a power of the priority, importance weights, and a structure that draws
 #   quickly.
 # - Freeway is learned from 128 bytes in minutes, eleven crossings beyond what UP alone scores. The agent was told which
-#   bytes to look at and rewarded on the way. Shaping made the start safe, and the phases of the cars brought what lies
-#   beyond UP; what the rest is worth, our short runs do not show.
-# - With distributions one can choose by more than the mean, and different criteria take different paths.
+#   bytes to look at and rewarded on the way: with shaping every short run beat UP, and the phases of the cars added some
+#   four crossings. What the rest is worth, our short runs do not show. <!-- held: summary_freeway -->
+# - The traffic is the same in every game, and that is what the agent has learned: where the cars set out from other
+#   places, it falls behind someone who holds UP. A score on other games is no test if they are the same world.
+# - With distributions one can choose by more than the mean, and different criteria take different paths. Applied anew
+#   at every step, caution can defeat its own purpose.
 #
 # Further reading: [Bellemare et al. (2017)](../book/bibliography.md#bellemare2017) for C51,
 # [Dabney et al. (2018)](../book/bibliography.md#dabney2018) for quantiles,
@@ -2664,7 +2686,9 @@ for fraction in by_budget(smoke=(1.0,), laptop=(1.0, 0.5, 0.1)):
 # ## How the numbers were measured
 #
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
-# time, cores and versions. The tables and bands of this chapter are drawn from those files.
+# time, cores and versions. The figures over seeds are drawn from those files. What do the runs of Freeway share? Their
+# emulators' seeds lie 10,000,000 apart from run to run, and those of the scores apart from all of them, so that no two
+# share their sticky buttons; but all of them, and all scores, share the one traffic.
 
 
 # %%

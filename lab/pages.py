@@ -55,10 +55,10 @@ def references() -> str:
 
 
 def label(entry: Entry) -> str:
-    """How the book cites an entry, as "Mania et al. (2018)"."""
+    """How the chapters cite an entry, as "Burda et al. (2019b)"; a key ends in the year."""
     names = [" ".join((*p.prelast_names, *p.last_names)) for p in entry.persons["author"]]
     who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-    return f"{Markdown().format_str(who.strip('{}'))} ({entry.fields['year']})"
+    return f"{Markdown().format_str(who.strip('{}'))} ({re.search(r'[0-9]+[a-z]?$', entry.key)[0]})"
 
 
 def made() -> dict[Path, str]:

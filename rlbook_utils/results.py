@@ -94,11 +94,14 @@ class Measurement:
         return run if run["config"] == describe(self.config) else None
 
     def out_of_date(self) -> list[int]:
-        """The seeds whose stored run was made by code that has changed since, or that nobody recorded."""
+        """The seeds whose stored run was made by code that has changed since, or that nobody recorded.
+
+        A change that leaves what is measured as it was is named, with its reason, in ``equivalent.json``.
+        """
+        pairs = json.loads(EQUIVALENT.read_text())
+        same = {self.definitions, *(p["from"] for p in pairs if p["to"] == self.definitions)}
         runs = {seed: self.stored(seed) for seed in self.seeds}
-        return [
-            seed for seed, run in runs.items() if run and run.get("definitions") != self.definitions
-        ]
+        return [seed for seed, run in runs.items() if run and run.get("definitions") not in same]
 
 
 class ResultError(ValueError):
@@ -303,7 +306,9 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries and worker processes print is not among the lines
 
     chosen = [m for m in measurements if arguments.row in ("", m.row) and (m.metrics or store)]
-    code = [m.definitions for m in chosen], provenance()  # noqa: F841  as they stand now, not after hours
+    provenance()
+    for measurement in chosen:  # its code is that of now, even if its turn comes in hours
+        _ = measurement.definitions
     if store and not arguments.stale:
         _name_stale(chosen)
     for measurement in chosen:

@@ -1,5 +1,6 @@
 """Chapter 06: what reaches the optimiser, the environments and the workers, seen by spies."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def test_a_resumed_run_continues_as_if_it_had_never_stopped(name, tmp_path):
 
 
 def test_a_dead_worker_of_the_environments_gives_one_sentence():
-    with ch.WorkerEnvs("CartPole-v1", 4, workers=2) as envs:
+    with contextlib.closing(ch.WorkerEnvs("CartPole-v1", 4, workers=2)) as envs:
         envs.reset(seed=0)
         process, _ = envs.crew.members[0]
         os.kill(process.pid, signal.SIGKILL)
