@@ -34,6 +34,7 @@
 
 # %%
 import copy
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -46,8 +47,10 @@ import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
@@ -55,8 +58,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from rlbook_utils import plots, results
-from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint, random_state, restore_random
 from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.definitions import CHAPTERS
+from rlbook_utils.exercises import check
 from rlbook_utils.numbers import spread_of
 from rlbook_utils.replay import Experience, NStep, Replay
 from rlbook_utils.results import Measured, Measurement, Metric
@@ -231,7 +236,7 @@ def grid_loss(net: nn.Module, cell: int, action: int, discount: float) -> torch.
 # %% [markdown]
 # Training code in this book is a **generator**: it does one unit of work, yields its `Progress`, and waits. The
 # notebook, the panels, the tests and the measurements all drive the same generator. Everything random comes from the
-# seed and from how far the run is, so that a run can stop anywhere and continue.
+# seed and from what a run's state holds, so that a run can stop anywhere and go on as if it had not.
 
 
 # %%
@@ -333,10 +338,10 @@ draw_q(panels[1], exact_q(grid_config.discount), "exact")
 plt.show()
 
 # %% [markdown]
-# *Left the network's values, right the exact ones. Along the path that the agent walks they agree to the second digit.
+# *Left the network's values, right the exact ones. Along the path that the agent walks they agree to about a hundredth.
 # Off the path they need not: the moves onto the bomb carry whatever the network made up from their neighbours, because
 # an agent that has found its way hardly ever tries them. The loss above is small all the same. It is an average over
-# what the agent does, and says nothing about what it does not.*
+# what the agent does, and says nothing about what it does not.* <!-- held: values_on_and_off_the_path -->
 #
 # ### Watch the value travel
 #
@@ -364,7 +369,7 @@ show(scrubber(pictures, "picture", interval=500), pictures[0])
 #
 # ### How many episodes does it take?
 #
-# The source says that 1,000 episodes are enough. Over five seeds we ask: from which episode on is the greedy path the
+# The source says that 1,000 episodes are enough. Over ten seeds we ask: from which episode on is the greedy path the
 # shortest one, fifty times running?
 
 # %%
@@ -379,10 +384,10 @@ converged = [run["metrics"]["episodes_to_converge"] for run in results.runs("F1"
 print("shortest path from episode", [int(episode) for episode in converged])
 
 # %% [markdown]
-# *Squared TD error, smoothed over twenty episodes, mean and 95 % interval over seeds, on a logarithmic axis. The path
-# is found within about a hundred episodes; the rest refines the values. It never settles completely: every update at
-# one cell moves the values of the others a little, and now and then, for an episode or two, the greedy path loses its
-# way again.*
+# *Squared TD error, smoothed over twenty episodes, on a logarithmic axis: each seed, their mean and its 95 % interval.
+# Half of the seeds have found the path by episode 73, the last by episode 108; the rest refines the values. It never
+# settles completely: every update at one cell moves the values of the others a little, and now and then, for an episode
+# or two, the greedy path loses its way again.* <!-- held: grid_converges -->
 #
 # ### What the agent never tries, it never learns
 #
@@ -411,7 +416,8 @@ show(image_slider(pictures, "exploration ε", start=1), pictures["0.1"])
 # *Values after 1,000 episodes with different ε; the title gives the errors, averaged over three seeds. With little
 # exploration the path is right and the rest is guesswork. The more the agent errs, the better it knows every corner,
 # and at ε = 0.9, where it moves almost at random, it has learned the values of an agent that never errs. The price is
-# paid while learning, in longer episodes and more bombs.*
+# paid while learning: the more it errs, the longer its episodes, and the more bombs in each.*
+# <!-- held: exploration -->
 #
 # ## A pole to balance: the deep Q-network
 #
@@ -516,7 +522,8 @@ def as_batch(rows: Experience, device: str | torch.device = "cpu") -> Experience
 # Around it, the bookkeeping: sixteen carts step side by side, each such step is followed by two updates, and the
 # learning rate falls to zero over the run, so that the policy comes to rest. After every 960 environment steps the
 # greedy policy plays twenty episodes for the curve. Nothing is chosen by them: the agent is what the last update
-# leaves, and its score comes from a hundred fresh episodes.
+# leaves, and its score comes from a hundred fresh episodes. Training, curve and score each get random numbers of their
+# own from the seed, which no other seed shares.
 
 # %%
 TRAINING, WATCHING, SCORING, CHANCE = range(4)  # what a seed's episodes are for: each use its own
@@ -653,14 +660,18 @@ dqn_net = net_of(dqn_run.state["dqn"][0], 4, 128, 128, 2)
 print(
     f"mean return {score(dqn_net, seed=1):.1f} over 100 fresh episodes, random play {random_return:.1f}"
 )
-print(f"trained in {dqn_run.seconds:.0f} s, {dqn_run.state['updates']:,} updates")
+print(
+    f"trained in {dqn_run.seconds:.0f} s: {dqn_run.state['updates']:,} updates, {dqn_run.state['episodes']:,} episodes"
+)
 
 # %% [markdown]
 # *Return of the greedy policy against environment steps, live; the dotted line is random play. The curve leaps and
 # falls back: a small change of the values can flip the preferred action in many states at once. It falls back less
-# often as the learning rate falls.* The source trains one cart for 300 episodes and copies every 20 episodes; we count
-# environment steps, because an episode may last 9 of them or 500. Our copy comes every ten updates, that is, every five
-# steps of the sixteen carts.
+# often as the learning rate falls.* <!-- held: dqn_falls_back -->
+#
+# The source trains one cart for 300 episodes and copies every 20 episodes. We count environment steps, because an
+# episode may last 9 of them or 500; the stored runs play 000 to 000 episodes. Our copy comes every ten updates, that
+# is, every five steps of the sixteen carts. <!-- held: dqn_episodes -->
 
 
 # %%
@@ -703,13 +714,14 @@ preview = stored_picture(where, 0.96, "greedy return", random_return)
 dqn_panel = panel(train_dqn, dqn_config, floor=random_return, preview=preview)
 
 # %% [markdown]
-# *Return of the greedy policy for the default settings, mean and 95 % interval over five seeds.*
+# *Return of the greedy policy for the default settings: each of ten seeds, their mean and its 95 % interval.*
 #
 # ### What each device buys
 #
 # Now we take them away. *No target network* copies after every update, so the targets come from the live network. *No
 # replay* keeps only the sixteen transitions of the step just made, and learns from those. In between lies a *short
-# replay*, which remembers eight steps. The number of steps, updates and everything else stays the same.
+# replay*, which remembers eight steps. The number of steps, updates and everything else stays the same. CartPole counts
+# as **solved** where the mean return over a hundred episodes is at least 475, the threshold that Gymnasium gives.
 
 # %%
 ABLATION = {
@@ -719,26 +731,30 @@ ABLATION = {
     "no replay": "dqn_no_replay",
     "neither": "dqn_neither",
 }
-figure, (curves, totals) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.6, 1))
+SOLVED = gym.spec("CartPole-v1").reward_threshold  # 475
+figure, (ends, totals) = plt.subplots(1, 2, figsize=(9.5, 3.0), sharey=True)
 throughout = {}
-for label, name in ABLATION.items():
-    throughout[label] = draw_stored(curves, "F2", name, "greedy_return", 0.96, label).mean(1)
-    returns = [run["metrics"]["return"] for run in results.runs("F2", name)]
-    print(f"{label:26s} at the end, 100 fresh episodes: {np.round(returns)}")
-curves.axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
-curves.set(xlabel="environment steps (thousands)", ylabel="greedy return", ylim=(0, 510))
-curves.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.06))
+for row, (label, name) in enumerate(ABLATION.items()):
+    finals = np.array([run["metrics"]["return"] for run in results.runs("F2", name)])  # [S]
+    throughout[label] = results.curves("F2", name, "greedy_return").mean(1)  # [S]
+    ends.plot(finals, row + np.linspace(-0.25, 0.25, len(finals)), "o", color=plots.COLOURS[row])
+    print(f"{label:26s} {(finals >= SOLVED).sum():2d} of {len(finals):2d} seeds end solved")
+ends.axvline(SOLVED, color=plots.INK, linestyle="--", label="solved")
+ends.axvline(random_return, color=plots.INK, linestyle=":", label="random policy")
+ends.set(xlabel="return at the end, 100 fresh episodes", xlim=(0, 510))
+ends.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 0))
 plots.bars(totals, throughout)
 totals.set(xlabel="greedy return, mean over the run", xlim=(0, 510))
 plt.show()
 
 # %% [markdown]
-# *Left: return of the greedy policy, mean and 95 % interval over seeds. Right: its mean over the whole run, with each
-# seed as a circle.* With both devices every seed ends solved. Without the target network the mean over the run differs
-# by no more than chance allows, yet three of five seeds end unsolved: what was learned does not last. Without replay
-# learning is slower, with intervals that do not overlap, and one seed fails. Without both it is slowest, and two fail.
-# Sixteen carts are themselves a mixed diet: a replay of eight of their steps suffices to solve the task with every
-# seed. What the target network does shows in the values.
+# *Left: each seed's greedy policy at the end. Right: return of the greedy policy, averaged over the whole run: each
+# seed as a circle, their mean and its 95 % interval.* With both devices every seed ends solved. Without the target
+# network the mean over the run is no worse than chance allows, yet three of five seeds end unsolved, though each had
+# been at 475 before: what was learned does not last. Without replay learning is slower, and one seed of five ends
+# unsolved. Without both it is slowest, and two do. Sixteen carts are themselves a mixed diet: a replay of eight of
+# their steps suffices to solve the task with every seed. What the target network does shows in the values.
+# <!-- held: ablation -->
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
@@ -755,13 +771,13 @@ axes.legend(fontsize=7, ncols=2)
 plt.show()
 
 # %% [markdown]
-# *The learned value of an upright pole, on a logarithmic axis, mean and 95 % interval over seeds. No return can exceed
-# $1 / (1 - 0.99) = 100$.* With the full replay the values overshoot: the $\max$ picks whatever is overestimated, and
-# bootstrapping hands it on, by about two fifths with a target network, several times over without. A network that
-# learns from its newest steps alone values the pole about right, target network or not. One reading: a long memory
-# holds actions that were given up long ago, and as nobody tries them again, nothing corrects their values. The two
-# devices belong together, then: the replay brings variety, and the target network makes it bearable. Chapter 2 treats
-# the overestimate itself.
+# *The learned value of an upright pole, on a logarithmic axis: each seed, their mean and its 95 % interval. No return
+# can exceed $1 / (1 - 0.99) = 100$.* With the full replay the values overshoot: the $\max$ picks whatever is
+# overestimated, and bootstrapping hands it on, by about two fifths with a target network, several times over without. A
+# network that learns from its newest steps alone values the pole about right, target network or not. One reading: a
+# long memory holds actions that were given up long ago, and as nobody tries them again, nothing corrects their values.
+# The two devices belong together, then: the replay brings variety, and the target network makes it bearable. [Chapter
+# 2](ch02_distributional_dqn.ipynb) treats the overestimate itself. <!-- held: overestimates -->
 #
 # ## Spot the bug: three ways to spoil a value
 #
@@ -914,35 +930,70 @@ plt.show()
 # generalises, a pole that is about to fall looks almost as good as one further from falling: near the limit its value
 # is several times too high.*
 #
-# ### 3. Errors clipped, endings ignored
+# ### 3. Large errors, capped
 #
 # ```python
 # loss = torch.nn.functional.smooth_l1_loss(q, target)
 # ```
 #
-# The Huber loss caps the gradient of every error beyond 1. DQN's authors clip so, on games whose rewards they clip too.
-# Here values reach 100 and the only news that holds them down are the few transitions in which the pole falls, whose
-# errors are large. Capped, they are outvoted by the many that say "one more". That is one reading, at these settings:
-# Stable-Baselines3 uses the Huber loss for CartPole too, but its tuned settings hold the target still for far longer.
+# The Huber loss caps the gradient of every error beyond 1. In itself that is no mistake: DQN's authors clip so, on
+# games whose rewards they clip too, and Stable-Baselines3 trains its DQN with it. But here values reach 100, and with a
+# target that is copied every ten updates the cap does harm. The control holds the target still for a hundred updates,
+# and makes eight updates a step instead of two, so that it copies often enough to learn.
+
 
 # %%
-figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.0))
-for label, name in {"squared error": "dqn", "Huber loss": "dqn_huber"}.items():
-    for axes, curve in zip(panels, ("value_of_start", "greedy_return"), strict=True):
-        draw_stored(axes, "F2", name, curve, 0.96, label)
-panels[0].axhline(100, color=plots.INK, linestyle=":", label="largest possible")
-panels[0].set(ylabel="value of the upright pole", yscale="log")
-panels[1].axhline(random_return, color=plots.INK, linestyle=":", label="random policy")
-panels[1].set(ylabel="greedy return", ylim=(0, 510))
-for axes in panels:
+def along_falls(net: nn.Module, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """64 carts under the greedy policy: the pole's lean in degrees, the value of the action taken, and its TD error."""
+    stream = transitions(make_vector("CartPole-v1", 64), greedy_policy(net), seed=0)
+    n_step = NStep(1, 0.99)
+    parts = [n_step(step) for step in islice(stream, steps)]
+    batch = as_batch(Experience(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+    with torch.no_grad():
+        values = net(batch.obs).gather(1, batch.actions[:, None])[:, 0]  # [M]
+    lean = np.degrees(batch.obs[:, 2].abs() / OBS_SCALE[2])
+    return lean.numpy(), values.numpy(), (dqn_targets(net, batch) - values).numpy()
+
+
+# %%
+figure, (levels, scores, falls) = plt.subplots(1, 3, figsize=(11, 3.2))
+for label, name in {
+    "squared, copy every 10": "dqn",
+    "Huber, every 10": "dqn_huber",
+    "squared, every 100": "dqn_slow",
+    "Huber, every 100": "dqn_huber_slow",
+}.items():
+    draw_stored(levels, "F2", name, "value_of_start", 0.96, label)
+    draw_stored(scores, "F2", name, "greedy_return", 0.96, label)
+levels.axhline(100, color=plots.INK, linestyle=":", label="largest possible")
+levels.set(title="value of the upright pole", yscale="log", ylim=(1, 1e9))
+levels.legend(fontsize=7, loc="upper left")
+scores.axhline(random_return, color=plots.INK, linestyle=":")
+scores.set(title="greedy return", ylim=(0, 510))
+for axes in (levels, scores):
     axes.set_xlabel("environment steps (thousands)")
-    axes.legend(fontsize=8)
+stored = load_checkpoint(results.RESULTS / "F2" / "dqn_huber_seed1.safetensors")["state"]
+lean, values, errors = along_falls(net_of(stored["net"], 4, 128, 128, 2), 60)
+for asks, colour in {"more": plots.COLOURS[0], "less": plots.COLOURS[1]}.items():
+    chosen = (errors > 0) == (asks == "more")
+    falls.plot(lean[chosen], values[chosen] / 1e6, ".", color=colour, markersize=3,
+               label=f"target asks for {asks}: {chosen.mean():.0%}")  # fmt: skip
+falls.set(xlabel="lean of the pole (degrees)", title="Huber, every 10: value (millions)")
+falls.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# *Left: the learned value of the upright pole, on a logarithmic axis. Right: return of the greedy policy. Mean and 95 %
-# interval over seeds. Squared errors end about two fifths above the largest possible value. With the Huber loss, and
-# nothing else changed, the values run away, and the policy never gets off the ground.*
+# *Left: the learned value of the upright pole, on a logarithmic axis. Middle: return of the greedy policy. Each seed,
+# their mean and its 95 % interval. Right: values along the falls of one of the runs that went wrong.* With a copy every
+# ten updates, squared errors end about two fifths above the largest possible value; with the Huber loss, and nothing
+# else changed, values run into the millions, and the policy stays below random play. With a copy every hundred updates
+# the Huber loss ends about where squared errors do. <!-- held: huber -->
+#
+# The right picture shows what went wrong. Values *rise* along the fall, so every step but the last finds a higher value
+# behind it, and its target asks for more; only the last step, whose target is 1, asks for less. Capped, an error of
+# millions pulls no harder than an error of 1, and what remains is a count: along the run's own falls nine steps in ten
+# pull up, and one down. In a table the last step would learn its 1 all the same. A network's weights are shared, and
+# the nine lift the tenth. <!-- held: huber_count -->
 #
 # ## Why learn a policy at all?
 #
@@ -950,7 +1001,7 @@ plt.show()
 # network's output, $\pi_\theta(a \mid s)$, and raises the expected return $J(\theta)$ by gradient ascent. Three
 # reasons:
 #
-# 1. **Direct.** Values can be complicated where good behaviour is simple.
+# 1. **Direct.** A choice by value hangs on small differences between large numbers; good behaviour may be simpler.
 # 2. **Continuous actions.** A $\max$ over all torques is a search of its own; a network can output a torque, or the
 #    mean and spread of one.
 # 3. **Smooth.** A greedy choice flips when two values cross, however small the change. Probabilities shift a little
@@ -996,10 +1047,12 @@ smooth.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# *1: grey is the value that the DQN has learned for a cart at rest in the middle of the track, orange where its choice
-# changes. The green straight line is all that the policy `balance` above needs, and it never falls. 2: a Gaussian
-# policy over one continuous action, moved by the policy gradient toward the best torque. 3: the probability of an
-# action as its preference grows, greedy and softmax.*
+# *1: grey is the value that the DQN has learned for a cart at rest in the middle of the track (beyond 100 it is the
+# overestimate of above). It is smooth, but its choice changes along the orange line, where the values of both actions
+# cross: in the states that such an agent visits they typically differ by less than one part in a hundred, and small
+# errors bend the line. The green straight line is all that the policy `balance` above needs. 2: a Gaussian policy over
+# one continuous action, moved by the policy gradient toward the best torque. 3: the probability of an action as its
+# preference grows, greedy and softmax.* <!-- held: small_differences -->
 #
 # ## The policy gradient
 #
@@ -1028,7 +1081,7 @@ plt.show()
 # $$
 #
 # (For $\gamma < 1$ reward-to-go would have to be multiplied by $\gamma^t$. Almost all code drops this factor, and so
-# shall we when we train; exercise 3 measures what that does.) What the choice does change is the *variance*.
+# shall we when we train; exercise 4 measures what that does.) What the choice does change is the *variance*.
 #
 # The source explains a baseline with three pupils, who scored 90, 40 and 50. Each compared with their own average of
 # earlier tests, 82, 46 and 49, the spread nearly vanishes:
@@ -1321,9 +1374,9 @@ plt.show()
 
 # %% [markdown]
 # *Variance of a single episode's gradient for one fixed policy, relative to the whole return's; lines are 95 %
-# intervals over episodes. Leaving out the past removes about four fifths of the variance. The baseline removes a third
-# of what is left (a fifth to two fifths over the five stored policies), and no more, presumably because even a
-# well-fitted value explains only part of how long an episode will last.*
+# intervals over episodes. In the ten stored policies, leaving out the past removes 82 to 84 % of the variance. The
+# baseline removes 21 to 42 % of what is left, and no more, presumably because even a well-fitted value explains only
+# part of how long an episode will last.* <!-- held: variances -->
 #
 # Do all three aim at the same gradient? Then the difference of two estimators averages to zero, up to chance. What
 # chance can do is found by giving each episode's difference a random sign: if the means agree, the mean difference
@@ -1347,7 +1400,7 @@ for name in ESTIMATORS[1:]:
 # %% [markdown]
 # ### What it does to learning
 #
-# The source says that reward-to-go converges faster. Five seeds of each, from stored runs, with nothing changed but the
+# The source says that reward-to-go converges faster. Ten seeds of each, from stored runs, with nothing changed but the
 # weights:
 
 # %%
@@ -1360,9 +1413,10 @@ axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# *Mean return of the episodes played, actions sampled, mean and 95 % interval over seeds. The order is that of the
-# variances. With the whole return no seed averages 400 over any five updates. Reward-to-go converges faster, as the
-# source says, though one seed of five never averages 400; with a baseline all five do within 336 episodes.*
+# *Mean return of the episodes played, actions sampled: each seed, their mean and its 95 % interval. The order is that
+# of the variances. With the whole return no seed averages 400 over any five updates. Reward-to-go converges faster, as
+# the source says, though one seed never averages 400; with a baseline all do within 336 episodes.*
+# <!-- held: estimators -->
 #
 # ## Actor–critic: a TD error as the advantage
 #
@@ -1375,7 +1429,8 @@ plt.show()
 #
 # says how much better a single step turned out than expected. It is an estimate of the action's **advantage** $A_t =
 # Q(s_t, a_t) - V(s_t)$, and drives both networks: the *critic* $V_\omega$ descends on $\delta_t^2$, with its target
-# held fixed, and the *actor* ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. Both
+# held fixed, and the *actor* ascends on $\delta_t \log \pi_\theta(a_t \mid s_t)$, with $\delta_t$ held fixed. (The
+# algorithm of Sutton and Barto's section 13.5 multiplies the actor's step by $\gamma^t$; we drop it here too.) Both
 # learn after every step; thirty-two carts run side by side, so that a step is a small batch.
 
 
@@ -1469,16 +1524,17 @@ print(f"played greedily: mean return {score(ac_net, seed=1):.1f} over 100 fresh 
 print(f"trained in {ac_run.seconds:.0f} s")
 
 # %% [markdown]
-# *Mean return of the last 32 finished episodes, actions sampled, live. Early on the curve can fall back to nearly
-# nothing: the critic still misjudges, and the actor believes it.*
+# *Mean return of the last 32 finished episodes, actions sampled, live. Early on the curve can fall back: the critic
+# still misjudges, and the actor believes it.*
 
 # %%
 returns = [run["metrics"]["return"] for run in results.runs("F4", "actor_critic")]
 print(f"greedy policies at the end: return {np.round(returns, 1)}")
 
 # %% [markdown]
-# All five seeds end solved. Counted in steps this takes longer than DQN, which uses every step many times; an
-# actor–critic's experience is used once and thrown away.
+# All ten seeds end solved. Counted in steps this takes longer than DQN, which uses every step many times: no seed's
+# curve reaches 475 within the 48,000 steps of a whole DQN run. An actor–critic's experience is used once and thrown
+# away. <!-- held: actor_critic_takes_longer -->
 #
 # Here are its dials, and the stored runs. The critic should be faster than the actor: while its values are still near
 # zero, every step looks like a success, and the actor commits itself to whatever it happens to do. Try equal rates.
@@ -1489,7 +1545,7 @@ ac_preview = stored_picture(where, 3.2, "mean return of the last 32", random_ret
 ac_panel = panel(train_actor_critic, ac_config, floor=random_return, preview=ac_preview)
 
 # %% [markdown]
-# *Mean return of the last 32 finished episodes, mean and 95 % interval over five seeds.*
+# *Mean return of the last 32 finished episodes: each of ten seeds, their mean and its 95 % interval.*
 #
 # ### Spot the bug: a target that gives way
 #
@@ -1550,10 +1606,10 @@ axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *Mean return, mean and 95 % interval over seeds. On average the faulty version learns sooner, and both end solved.*
-# Which of its two leaks helps was not measured. A score alone would have praised the fault. It takes a world with a
-# coin in it, and known values, to see it: that is why this book tests its targets against hand-made cases and not only
-# against returns.
+# *Mean return: each seed, their mean and its 95 % interval. On average the faulty version learns sooner, and all seeds
+# of both end solved.* Which of its two leaks helps was not measured. A score alone would have praised the fault. It
+# takes a world with a coin in it, and known values, to see it: that is why this book tests its targets against
+# hand-made cases and not only against returns. <!-- held: flowing_learns_sooner -->
 #
 # ## The map
 #
@@ -1562,6 +1618,7 @@ plt.show()
 # present policy does (**on-policy**)?
 
 # %% tags=["F5"]
+COLUMNS_OF_MAP = ("values", "values and a policy", "a policy", "a model")
 PLACES = [
     # column, row, name, chapters, kind
     (0, 4, "Q-learning, DQN", "here", "off"),
@@ -1577,7 +1634,7 @@ PLACES = [
     (2, 3, "genetic algorithm,\nevolution strategy", "chapter 1", "on"),
     (2, 2, "MAML, Meta-SGD, RL²", "chapter 7", "on"),
     (3, 4, "value iteration", "here", "none"),
-    (3, 3, "imagination (I2A)", "chapter 7", "on"),
+    (3, 3, "imagination (I2A)", "chapter 7b", "on"),
     (3, 2, "tree search, planning", "chapter 8", "none"),
 ]
 KINDS = {"off": "off-policy", "on": "on-policy", "none": "computed from a model"}
@@ -1586,10 +1643,12 @@ KINDS = {"off": "off-policy", "on": "on-policy", "none": "computed from a model"
 figure, axes = plt.subplots(figsize=(9.5, 4.6))
 for column, row, name, where, kind in PLACES:
     colour = plots.COLOURS[list(KINDS).index(kind)]
-    shape = {"boxstyle": "round,pad=0.02", "facecolor": colour, "edgecolor": colour, "alpha": 0.2}
+    pale = 0.2 * np.array(to_rgb(colour)) + 0.8
+    shape = {"boxstyle": "round,pad=0.02", "facecolor": pale, "edgecolor": colour}
     axes.add_patch(FancyBboxPatch((column - 0.44, row - 0.3), 0.88, 0.6, **shape))
-    axes.annotate(f"{name}\n({where})", (column, row), ha="center", va="center", fontsize=8)
-for column, title in enumerate(("values", "values and a policy", "a policy", "a model")):
+    text = {"fontsize": 8, "color": "#333333", "ha": "center", "va": "center"}
+    axes.annotate(f"{name}\n({where})", (column, row), **text)
+for column, title in enumerate(COLUMNS_OF_MAP):
     axes.annotate(title, (column, 4.6), ha="center", weight="bold")
 for middle, title in {1: "model-free", 3: "model-based"}.items():
     axes.annotate(title, (middle, 5.1), ha="center", fontsize=11)
@@ -1603,22 +1662,65 @@ plt.show()
 
 # %% [markdown]
 # *What learns what. Columns: what the method represents; the colour of a box: whether it may learn from any experience
-# or only from its own present policy. This chapter has visited the top of each column. Evolution counts as on-policy
-# because every individual is judged by its own episodes.* The same places, with links:
-#
-# - **Values**: Q-learning and DQN in [this chapter](#a-pole-to-balance-the-deep-q-network); [distributional DQN
-#   and Rainbow](ch02_distributional_dqn.ipynb), curiosity (chapter 3), many agents (chapter 4), attention (chapter 5).
-# - **Values and a policy**: [actor–critic](#actorcritic-a-td-error-as-the-advantage) here; [A2C, A3C, PPO, ACER and
-#   DDPG](ch06_policy_optimisation.ipynb).
-# - **A policy**: [REINFORCE](#the-policy-gradient) here; [evolution](ch01_evolution.ipynb); meta-learning (chapter 7).
-# - **A model**: [value iteration](#a-world-small-enough-to-solve-exactly) here; imagination (chapter 7) and a look
-#   ahead (chapter 8).
-#
+# or only from its own present policy. Evolution counts as on-policy because every individual is judged by its own
+# episodes.* This chapter has visited the top of each column: [DQN](#a-pole-to-balance-the-deep-q-network),
+# [actor–critic](#actorcritic-a-td-error-as-the-advantage), [REINFORCE](#the-policy-gradient) and [value
+# iteration](#a-world-small-enough-to-solve-exactly). The other places, with links to the chapters that are there:
+
+
+# %%
+def with_links(where: str) -> str:
+    """Markdown for "chapters 5, 7": each chapter that the book has becomes a link to it."""
+
+    def link(found: re.Match) -> str:
+        number, letter = found.groups()
+        paths = sorted(CHAPTERS.glob(f"ch{int(number):02d}{letter}_*.py"))
+        return f"[{found[0]}]({paths[0].stem}.ipynb)" if paths else found[0]
+
+    return re.sub(r"(\d+)(b?)", link, where)
+
+
+def map_as_text() -> str:
+    """The map's places in other chapters as a Markdown list, one item a column."""
+    lines = []
+    for column, title in enumerate(COLUMNS_OF_MAP):
+        places = [(name, where) for at, _, name, where, _ in PLACES if at == column]
+        elsewhere = [f"{' '.join(n.split())} ({with_links(w)})" for n, w in places if w != "here"]
+        lines.append(f"- **{title.capitalize()}**: {'; '.join(elsewhere)}.")
+    return "\n".join(lines)
+
+
+Markdown(map_as_text())
+
+# %% [markdown]
 # ## Exercises
 #
 # Each has a solution that runs, folded away.
 #
-# **1. How still should the target stand?** Train short DQN runs with a copy after every 1, 10, 100 and 1,000 updates,
+# **1. The target.** Write `targets(rewards, terminated, truncated, next_values, discount)`, the targets $y$ of a DQN.
+# `next_values`, an array [B, A], holds the target network's values of all actions in $s'$, the other arrays are [B],
+# and the two flags are booleans. `check("F2.1", targets)` tells whether it is right, or gives a hint.
+
+# %%
+# Your targets(rewards, terminated, truncated, next_values, discount), and then check("F2.1", targets)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def targets(
+    rewards: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    next_values: np.ndarray,
+    discount: float,
+) -> np.ndarray:
+    """One-step targets [B]: what follows counts unless the world ended; the clock does not matter."""
+    return rewards + discount * ~terminated * next_values.max(1)
+
+
+check("F2.1", targets)
+
+# %% [markdown]
+# **2. How still should the target stand?** Train short DQN runs with a copy after every 1, 10, 100 and 1,000 updates,
 # and plot the value of the upright pole. What does the slowest one show?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
@@ -1634,7 +1736,7 @@ plt.show()
 # With 1,000 updates between copies it has copied once or twice: stable, and too slow.
 
 # %% [markdown]
-# **2. The simplest baseline.** Subtract one number, the mean reward-to-go of all steps, instead of $V(s_t)$. How much
+# **3. The simplest baseline.** Subtract one number, the mean reward-to-go of all steps, instead of $V(s_t)$. How much
 # of the variance goes?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
@@ -1650,10 +1752,12 @@ for label, weights in {
     print(f"{label:15s} variance {variance:12,.0f}")
 
 # %% [markdown]
-# **3. The factor that everybody drops.** With $\gamma = 0.9$, compare the mean gradient of the whole return with those
+# **4. The factor that everybody drops.** With $\gamma = 0.9$, compare the mean gradient of the whole return with those
 # of $\gamma^t G_t$ and of $G_t$. Which one agrees? Use `chance_of`.
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+net = half_trained(variance_config, seed=1)
+episodes = play_episodes(net, variance_config.episodes, np.random.default_rng(2))
 whole, to_go = (step_weights(name, episodes, 0.9, None) for name in ESTIMATORS[:2])
 factor = 0.9 ** torch.arange(to_go.shape[1])  # [T]
 reference = episode_gradients(net, episodes, whole)
@@ -1664,7 +1768,7 @@ for label, weights in {"γ^t G_t": factor * to_go, "G_t": to_go}.items():
 # γ^t G_t agrees. Without the factor the gradient is far longer and differs beyond chance.
 
 # %% [markdown]
-# **4. Several steps at once.** `NStep(n, γ)` sums $n$ rewards before it bootstraps. Learn the values of the balancing
+# **5. Several steps at once.** `NStep(n, γ)` sums $n$ rewards before it bootstraps. Learn the values of the balancing
 # policy from zero, with few updates, for $n$ = 1, 3 and 10. Why does a larger $n$ arrive sooner?
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]

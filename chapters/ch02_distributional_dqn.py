@@ -2076,7 +2076,7 @@ plots.bars(axes, elsewhere)
 axes.plot(list(at_home.values()), range(len(at_home)), "D", color=plots.INK,
           label="in the game's own traffic")  # fmt: skip
 axes.set(xlabel="crossings with displaced cars", xlim=(0, 40))
-axes.legend()
+axes.legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
@@ -2235,7 +2235,7 @@ def draw_quantiles(axes: Axes, quantiles: np.ndarray) -> None:
         places = [-9, *np.sort(quantiles[action]), 9]  # flat to the left and right of them all
         width = 3.0 if action == means.argmax() else 1.2
         axes.plot(places, levels, linewidth=width, label=f"{name} {means[action]:.3f}")
-    axes.set(xlabel="shaped return", xlim=(-0.2, 0.65), ylim=(-0.02, 1.02))
+    axes.set(xlabel="shaped return", xlim=(-0.4, 0.65), ylim=(-0.02, 1.02))
     axes.legend(loc="upper left", fontsize=9)
 
 
@@ -2769,7 +2769,7 @@ def measure_risk(config: RiskConfig, seed: int) -> Measured:
 
 # %%
 THREE = (1, 2, 3)
-HEADLINE = "Freeway: {D7.freeway_crossings} crossings after {D7.freeway_seconds} s"
+HEADLINE = "Freeway, in its one traffic: {D7.freeway_crossings} crossings after {D7.freeway_seconds} s"
 MEASUREMENTS = [
     Measurement("D6", "toy", measure_toy, None, THREE, (
         Metric("kl_to_target", "nats", "mean", "prediction and target nearly coincide"),

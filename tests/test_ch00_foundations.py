@@ -1,14 +1,21 @@
 """Chapter 00: its mathematics against independent oracles, its agents against chance, its faults kept out."""
 
+import ast
+import copy
+import dataclasses
 import itertools
+import re
 
+import jupytext
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from scipy import stats
 
 from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
-from rlbook_utils.definitions import load_chapter
+from rlbook_utils.definitions import CHAPTERS, load_chapter
+from rlbook_utils.exercises import check
 from rlbook_utils.replay import Experience
 from rlbook_utils.rollout import make_vector, transitions
 
@@ -76,6 +83,7 @@ def test_grid_loss_is_the_squared_td_error_and_holds_its_target():
         assert set(moved) <= {cell}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_neural_q_learning_finds_the_shortest_path(seed):
     measured = ch.measure_grid(ch.GridConfig(episodes=200), seed)
@@ -192,6 +200,7 @@ def test_exploration_falls_to_its_floor():
     assert stats.binomtest(int((policy(obs) == greedy).sum()), 20_000, 0.9).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_dqn_learns(seed):
     state = last(ch.train_dqn(ch.DQNConfig(steps=9600), seed)).state()
@@ -242,6 +251,71 @@ def test_dqn_goes_on_from_a_checkpoint(tmp_path):
     assert len(rest["replay"]["obs"]) == 1024 and overlap >= 1024 - 960
     assert states[1]["replay"]["obs"][0].tobytes() not in kept
     assert last(ch.train_dqn(config, 1, rest)).step == 2880
+
+
+def test_dqn_training_feeds_every_batch_whole_at_a_falling_rate(monkeypatch):
+    """What reaches the optimiser: batches of the replay, twice a step after the warm-up, at the rate of the schedule."""
+    config, true_step, true_loss, seen, losses = (
+        ch.DQNConfig(steps=1920, updates=3),
+        ch.dqn_step,
+        ch.dqn_loss,
+        [],
+        [],
+    )
+
+    def step(dqn, batch, config, state):
+        before = dqn.net[0].weight.clone()
+        loss = true_step(dqn, batch, config, state)
+        assert losses.pop() is batch and not torch.equal(before, dqn.net[0].weight)
+        rate = dqn.optimiser.param_groups[0]["lr"]
+        assert rate == pytest.approx(config.learning_rate * (1 - state["env_steps"] / config.steps))
+        assert len(batch.rewards) == config.batch_size
+        seen.append(state["env_steps"])
+        return loss
+
+    def loss(net, target_net, batch, huber):
+        losses.append(batch)
+        return true_loss(net, target_net, batch, huber)
+
+    monkeypatch.setattr(ch, "dqn_step", step)
+    monkeypatch.setattr(ch, "dqn_loss", loss)
+    state = last(ch.train_dqn(config, 1)).state()
+    learned, counts = np.unique(seen, return_counts=True)
+    assert (counts == 3).all() and learned[-1] == 1920 and (np.diff(learned) == 16).all()
+    assert ch.WARM_UP <= learned[0] < ch.WARM_UP + 200  # resets do not count
+    assert state["updates"] == len(seen)
+
+
+@pytest.mark.parametrize("huber", [False, True])
+def test_every_row_and_the_chosen_loss_reach_the_gradient(huber):
+    """One step of plain gradient descent against the gradient of a loss that is written out row by row."""
+    dqn, (_, batch) = ch.make_dqn(ch.DQNConfig(), 0), some_batch()
+    dqn = dqn._replace(optimiser=torch.optim.SGD(dqn.net.parameters(), 1.0))
+    for weights in dqn.target_net.parameters():
+        weights.data += 0.01
+    total = 0.0
+    for i in range(40):
+        later = dqn.target_net(batch.next_obs[i]).max().item() * batch.discounts[i]
+        error = batch.rewards[i] + later - dqn.net(batch.obs[i])[batch.actions[i]]
+        small = 0.5 * error**2 if abs(error) < 1 else abs(error) - 0.5
+        total = total + (small if huber else error**2) / 40
+    wanted = gradient_of(total, dqn.net.parameters())
+    before = torch.cat([p.detach().flatten() for p in dqn.net.parameters()])
+    config = ch.DQNConfig(steps=1000_00, learning_rate=0.01, huber=huber)
+    found = ch.dqn_step(dqn, batch, config, {"env_steps": 50_000, "updates": 0})
+    after = torch.cat([p.detach().flatten() for p in dqn.net.parameters()])
+    torch.testing.assert_close((before - after) / 0.005, wanted, rtol=1e-3, atol=1e-4)
+    assert found == pytest.approx(total.item(), rel=1e-4)
+
+
+def test_dqn_explores_less_while_it_trains(monkeypatch):
+    config, chances, true_explorer = ch.DQNConfig(steps=9600), [], ch.explorer
+    monkeypatch.setattr(
+        ch, "explorer", lambda dqn, eps, rng: chances.append(eps) or true_explorer(dqn, eps, rng)
+    )
+    found = [chances[0]() for _ in ch.train_dqn(config, 1)]  # after every 960 steps
+    assert found[0] == pytest.approx(1 - 0.96 * 0.6)  # the first sixth is 1,600 steps
+    assert found[1:] == [config.final_epsilon] * 9
 
 
 # Policy gradients
@@ -348,6 +422,7 @@ def test_all_estimators_have_the_gradient_of_the_return_as_their_mean():
     assert variances[0] > 1.1 * variances[1] > 1.5 * variances[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_variance_falls_and_the_mean_stays(seed):
     config = ch.VarianceConfig(512, trained_to=60.0)
@@ -367,12 +442,59 @@ def test_squared_deviations_average_to_the_variance():
     assert ch.squared_deviations(gradients).mean() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["reward-to-go", "baseline"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reinforce_learns(estimator, seed):
     progress = last(ch.train_policy(ch.GradientConfig(estimator, updates=20), seed))
     net = ch.net_of(progress.state()["parts"][0], 4, 100, 2)
     assert ch.score(net, seed) > 5 * RANDOM_RETURN
+
+
+@pytest.mark.parametrize("estimator", ch.ESTIMATORS)
+def test_a_policy_step_climbs_the_mean_of_all_episodes_gradients(estimator, monkeypatch):
+    """Spies: the step against each episode's own gradient, the baseline fitted only after it has been used."""
+    agent = ch.make_actor_critic(0.01, 0.01, 0, {})
+    rate, episodes = 1e-4, some_episodes(agent.policy_net)
+    agent = agent._replace(policy_optimiser=torch.optim.SGD(agent.policy_net.parameters(), rate))
+    config, rng = ch.GradientConfig(estimator), np.random.default_rng(0)
+    weights = ch.step_weights(estimator, episodes, config.discount, agent.value_net)
+    wanted = ch.episode_gradients(agent.policy_net, episodes, weights).mean(0)
+    values = copy.deepcopy(agent.value_net)
+    before = torch.cat([p.detach().flatten() for p in agent.policy_net.parameters()])
+    monkeypatch.setattr(ch, "play_episodes", lambda *_: episodes)
+    found = ch.policy_step(agent, config, rng, "cpu")
+    after = torch.cat([p.detach().flatten() for p in agent.policy_net.parameters()])
+    torch.testing.assert_close((after - before) / rate, wanted, rtol=0.02, atol=0.05)
+    assert found == pytest.approx(episodes.rewards.sum(1).mean().item())
+    moved = any(
+        not torch.equal(a, b)
+        for a, b in zip(values.parameters(), agent.value_net.parameters(), strict=True)
+    )
+    assert moved == (estimator == "baseline")
+
+
+def test_the_policys_rate_falls_to_zero(monkeypatch):
+    rates, true_step = [], ch.policy_step
+
+    def spy(agent, *others):
+        rates.append(agent.policy_optimiser.param_groups[0]["lr"])
+        return true_step(agent, *others)
+
+    monkeypatch.setattr(ch, "policy_step", spy)
+    last(ch.train_policy(ch.GradientConfig(updates=4, episodes=2), 1))
+    np.testing.assert_allclose(rates, [0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_a_baseline_is_fitted_to_the_steps_played_alone():
+    """Padding after an end belongs to no step: with rewards of 0 there, it would pull every value down."""
+    obs, mask = torch.zeros(2, 50, 4), torch.zeros(2, 50)
+    mask[:, 0] = 1
+    episodes = ch.Episodes(obs, torch.zeros(2, 50, dtype=torch.int64), 5 * mask, mask)
+    value_net = torch.nn.Linear(4, 1)
+    optimiser = torch.optim.SGD(value_net.parameters(), 0.1)
+    ch.fit_baseline(value_net, optimiser, episodes, 0.9, 50, np.random.default_rng(0))
+    assert value_net(torch.zeros(4)).item() == pytest.approx(5, abs=0.01)
 
 
 def test_reinforce_resumes_exactly(tmp_path):
@@ -457,6 +579,48 @@ def test_a_gradient_through_the_target_learns_the_wrong_values():
     np.testing.assert_allclose(ch.split_values(False)[-1], [0.5, 0.75, 0.25], atol=1e-3)
 
 
+@pytest.mark.parametrize("hold", [True, False])
+def test_an_actor_critic_step_holds_its_target_and_follows_its_rates(hold):
+    """One step of plain gradient descent, every row in it, at half of the rates after half of the run."""
+    agent, (_, batch) = ch.make_actor_critic(0, 0, 0, {}), some_batch()
+    nets = (agent.policy_net, agent.value_net)
+    agent = ch.ActorCritic(*nets, *(torch.optim.SGD(net.parameters(), 1.0) for net in nets))
+    value_loss, policy_loss = 0.0, 0.0
+    for i in range(40):
+        later = agent.value_net(batch.next_obs[i])[0]
+        later = later.item() if hold else later
+        error = batch.rewards[i] + batch.discounts[i] * later - agent.value_net(batch.obs[i])[0]
+        policy = torch.distributions.Categorical(logits=agent.policy_net(batch.obs[i]))
+        log_prob = policy.log_prob(batch.actions[i])
+        value_loss = value_loss + error**2 / 40
+        policy_loss = policy_loss - (error.item() if hold else error) * log_prob / 40
+    both = [
+        gradient_of(value_loss + policy_loss, net.parameters()) if hold is False or net is nets[1]
+        else gradient_of(policy_loss, net.parameters()) for net in nets
+    ]  # fmt: skip
+    before = [torch.cat([p.detach().flatten() for p in net.parameters()]) for net in nets]
+    config = ch.ActorCriticConfig(steps=3200, actor_rate=0.01, critic_rate=0.05, hold_target=hold)
+    ch.actor_critic_step(agent, batch, config, 1600)
+    for net, rate, wanted, old in zip(nets, (0.005, 0.025), both, before, strict=True):
+        new = torch.cat([p.detach().flatten() for p in net.parameters()])
+        torch.testing.assert_close((old - new) / rate, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_actor_critic_training_uses_every_step_once(monkeypatch):
+    config, true_step, seen = ch.ActorCriticConfig(steps=3200), ch.actor_critic_step, []
+
+    def spy(agent, batch, config, env_steps):
+        seen.append((len(batch.rewards), env_steps, config.hold_target))
+        true_step(agent, batch, config, env_steps)
+
+    monkeypatch.setattr(ch, "actor_critic_step", spy)
+    last(ch.train_actor_critic(config, 1))
+    rows, env_steps, held = zip(*seen, strict=True)
+    assert list(env_steps) == list(range(32, 3232, 32)) and all(held)
+    assert 32 * 80 < sum(rows) < 3200 and rows[0] == 32  # all but the resets
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_actor_critic_learns(seed):
     progress = last(ch.train_actor_critic(ch.ActorCriticConfig(steps=70_400), seed))
@@ -472,6 +636,111 @@ def test_actor_critic_goes_on_from_a_checkpoint(tmp_path):
     rest = last(ch.train_actor_critic(config, 1, stored)).state()
     assert rest["env_steps"] == 9600
     assert rest["parts"][2]["state"][0]["step"] == states[2]["parts"][2]["state"][0]["step"] == 300
+
+
+# Every run: its seed, its state, its measurement
+
+RUNS = {
+    "grid": (ch.learn_grid, ch.GridConfig(episodes=4)),
+    "dqn": (ch.train_dqn, ch.DQNConfig(steps=2880, capacity=512)),
+    "policy": (ch.train_policy, ch.GradientConfig("baseline", updates=3, episodes=4)),
+    "actor-critic": (ch.train_actor_critic, ch.ActorCriticConfig(steps=9600)),
+}
+
+
+def same(first, second):
+    """Whether two nested states hold the same numbers."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(np.all(np.asarray(first) == np.asarray(second)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_seed_decides_a_run_and_a_state_stays_what_it_was(name):
+    train, config = RUNS[name]
+    states, again, other = (
+        [(progress, progress.state()) for progress in train(config, seed)] for seed in (1, 1, 2)
+    )
+    assert same(states[-1][1], again[-1][1]) and not same(states[-1][1], other[-1][1])
+    assert not same(states[0][1], states[-1][1])
+    for progress, at_once in states:
+        assert same(progress.state(), at_once)  # although the run went on
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_leaves_the_state_alone_that_it_goes_on_from(name):
+    train, config = RUNS[name]
+    state = next(train(config, 1)).state()
+    before = copy.deepcopy(state)
+    ends = [last(train(config, 1, state)).state() for _ in range(2)]
+    assert same(*ends) and same(state, before)
+
+
+@pytest.mark.parametrize(("name", "policy"), [("dqn", "explorer"), ("actor-critic", "sampler")])
+def test_a_resumed_run_takes_up_its_random_numbers(name, policy, monkeypatch, tmp_path):
+    """Spy: what the generator would draw next when the resumed run begins to play."""
+    train, config = RUNS[name]
+    true_policy, generators = getattr(ch, policy), []
+
+    def spy(*arguments):
+        generators.append(copy.deepcopy(arguments[-1]))
+        return true_policy(*arguments)
+
+    monkeypatch.setattr(ch, policy, spy)
+    first = next(train(config, 1)).state()
+    save_checkpoint(tmp_path / "run.safetensors", first, config=config)
+    torch.manual_seed(999)
+    next(train(config, 1, load_checkpoint(tmp_path / "run.safetensors")["state"]))
+    assert torch.equal(first["random"]["torch"], torch.get_rng_state())
+    assert generators[1].bit_generator.state == first["random"]["numpy"]
+    assert generators[0].bit_generator.state != generators[1].bit_generator.state
+
+
+@pytest.mark.parametrize("name", ["dqn", "policy", "actor-critic"])
+def test_no_two_seeds_and_no_run_and_its_score_share_an_episode(name, monkeypatch):
+    """Spy on reset: every first observation of training, curve, score, random play and of a resumed run is its own."""
+    train, config = RUNS[name]
+    true_reset, starts = CartPoleVectorEnv.reset, []
+
+    def spy(self, **options):
+        obs, info = true_reset(self, **options)
+        starts.extend(row.tobytes() for row in obs)
+        return obs, info
+
+    monkeypatch.setattr(CartPoleVectorEnv, "reset", spy)
+    for seed in (1, 2, 3, 11):
+        first = next(train(config, seed))
+        state = last(train(config, seed, first.state())).state()
+        nets = {"dqn": (4, 128, 128, 2), "policy": (4, 100, 2), "actor-critic": (4, 100, 2)}
+        weights = (state["dqn"] if name == "dqn" else state["parts"])[0]
+        ch.score(ch.net_of(weights, *nets[name]), seed, 20)
+        ch.random_return_of(20, seed)
+    assert len(starts) == len(set(starts)) > 4 * 44
+
+
+SMALL = {
+    "measure_grid": {"episodes": 2},
+    "measure_exploration": {"episodes": 2},
+    "measure_dqn": {"steps": 1920},
+    "measure_policy_gradient": {"updates": 6, "episodes": 2},
+    "measure_variance": {"episodes": 16, "trained_to": 10.0},
+    "measure_actor_critic": {"steps": 3200},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_measurement_finds_what_it_promises(name):
+    of_it = [m for m in ch.MEASUREMENTS if m.measure is getattr(ch, name)]
+    found = of_it[0].measure(dataclasses.replace(of_it[0].config, **SMALL[name]), 3)
+    assert {metric.name for m in of_it for metric in m.metrics} <= found.metrics.keys()
+    numbers = [*found.metrics.values(), *found.baselines.values(), *found.curves.values()]
+    assert numbers and all(np.isfinite(values).all() for values in numbers)
+
+
+def test_all_measure_functions_are_run_small():
+    assert {m.measure.__name__ for m in ch.MEASUREMENTS} == SMALL.keys()
 
 
 # What the book says about the pitfalls, kept true
@@ -507,6 +776,62 @@ def test_stored_resets_raise_the_value_of_a_falling_pole():
         falling = rows.obs[rows.discounts == 0]
         learned[name] = ch.fit_values(rows, 1000)(falling).mean()
     assert learned["right"] < 3 and learned["wrong"] > 1.5 * learned["right"]
+
+
+def test_the_map_links_every_other_chapter_that_there_is():
+    there = {path.stem for path in CHAPTERS.glob("ch*.py")} - {"ch00_foundations"}
+    linked = re.findall(r"\[\d+b?\]\((\w+)\.ipynb\)", ch.map_as_text())
+    assert there <= set(linked) and set(linked) <= there
+    assert ch.with_links("chapters 1, 97b").endswith("](ch01_evolution.ipynb), 97b")
+
+
+# Exercises
+
+
+def test_the_first_exercise_knows_right_from_wrong(capsys):
+    def said(answer):
+        check("F2.1", answer)
+        return capsys.readouterr().out
+
+    assert said(ch.targets) == "F2.1: right.\n"
+
+    def done(rewards, terminated, truncated, values, discount):
+        return rewards + discount * ~(terminated | truncated) * values.max(1)
+
+    def unmasked(rewards, terminated, truncated, values, discount):
+        return rewards + discount * values.max(1)
+
+    def batch(rewards, terminated, truncated, values, discount):
+        return rewards + discount * ~terminated * values.max()
+
+    def column(rewards, terminated, truncated, values, discount):
+        return (rewards + discount * ~terminated * values.max(1))[:, None]
+
+    for answer, hint in {
+        done: "the clock", unmasked: "the world ended", batch: "row by row", column: "shape (1, 1)",
+        lambda *_: 1 / 0: "raises ZeroDivisionError",
+    }.items():  # fmt: skip
+        told = said(answer)
+        assert told.startswith("F2.1: not yet.") and hint in told, told
+
+
+def test_no_exercise_needs_another_one():
+    cells = jupytext.read(CHAPTERS / "ch00_foundations.py").cells
+    begin = next(i for i, cell in enumerate(cells) if "## Exercises" in cell.source)
+    code = lambda cells: [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    solutions = code(c for c in cells[begin:] if "hide-cell" in c.metadata.get("tags", []))
+    assert len(solutions) == 5
+
+    def names(tree, kind):
+        found = {
+            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, kind)
+        }
+        return found | {n.name for n in tree.body if kind is ast.Store and hasattr(n, "name")}
+
+    text = set().union(*(names(tree, ast.Store) for tree in code(cells[:begin])))
+    for one, other in itertools.permutations(solutions, 2):
+        borrowed = (names(one, ast.Load) - names(one, ast.Store)) & names(other, ast.Store)
+        assert borrowed <= text, borrowed
 
 
 # Settings

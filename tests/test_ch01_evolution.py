@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import signal
@@ -15,15 +16,22 @@ import numpy as np
 import pytest
 import ray
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
+from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from ray.cluster_utils import Cluster
 from scipy import stats
 
+from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import CHAPTERS, load_chapter
 from rlbook_utils.notebooks import read_script
-from rlbook_utils.run import load_checkpoint, save_checkpoint
+from rlbook_utils.rollout import spread
 
 ch = load_chapter("ch01_evolution")
 RANDOM_RETURN = 22.5  # CartPole's mean return under random pushes
+
+
+def pairs_of(items):
+    return zip(items[::2], items[1::2], strict=True)
 
 
 def last(progresses):
@@ -125,6 +133,32 @@ def test_population_evaluation_agrees_with_a_loop():
     np.testing.assert_array_equal(ours, lengths.reshape(6, 3))
 
 
+@torch.no_grad()
+def test_the_plain_loop_plays_what_the_network_says():
+    env = gym.make("CartPole-v1")
+    for seed, params in enumerate(some_params(4, seed=5)):
+        module, (obs, _), steps, over = module_of(params), env.reset(seed=seed), 0, False
+        while not over:
+            obs, _, terminated, truncated, _ = env.step(int(module(torch.from_numpy(obs)).argmax()))
+            steps, over = steps + 1, terminated or truncated
+        assert ch.play_one(params, env, seed) == steps
+
+
+def test_speeds_count_the_steps_of_equal_and_of_sixteenfold_work(monkeypatch):
+    """With a clock that says one second for each of the three, a speed is a number of useful steps."""
+    population, clock = some_params(6, seed=2), itertools.count()
+    fake = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+    monkeypatch.setitem(ch.evaluation_speeds.__globals__, "time", fake)
+    plain, equal, several = ch.evaluation_speeds(population, 3, seed=9, sample=4)
+    env = gym.make("CartPole-v1")
+    assert plain == sum(
+        ch.play_one(params, env, start)
+        for params, start in zip(population[:4], spread(9, 4), strict=True)
+    )
+    assert equal == ch.evaluate_population(population, 1, 9).sum()
+    assert several == ch.evaluate_population(population, 3, 9).sum()
+
+
 def test_plain_and_batched_evaluation_measure_the_same_thing():
     params = some_params(1, seed=8)
     env = gym.make("CartPole-v1")
@@ -200,10 +234,49 @@ def test_mutation_returns_new_individuals():
     assert stats.binomtest(int(changed.sum()), changed.numel(), 0.02).pvalue > 1e-3
     assert abs(children[changed].std() - 0.1) < 0.01
     assert torch.equal(ch.mutate(parents, 0.0, np.random.default_rng(0)), parents)
+
+
+@pytest.mark.parametrize("mutation_rate", [0.0, 0.1])
+def test_children_share_no_memory_with_their_parents(mutation_rate):
     adults, fitness = some_params(40), np.arange(40.0)
-    kept = adults.clone()
-    ch.next_population(adults, fitness, ch.GAConfig(population=40), np.random.default_rng(0))
-    assert torch.equal(adults, kept)
+    kept, config = adults.clone(), ch.GAConfig(population=40, mutation_rate=mutation_rate)
+    for operate in (
+        lambda: ch.next_population(adults, fitness, config, np.random.default_rng(0)),
+        lambda: ch.mutate(adults, mutation_rate, np.random.default_rng(0)),
+        lambda: ch.crossover(adults[:20], adults[20:], (407,), np.random.default_rng(0)),
+    ):
+        operate().zero_()
+        assert torch.equal(adults, kept)
+    strings = np.full((50, 12), "m")
+    for operate in (
+        lambda: ch.mutate_strings(strings, mutation_rate, np.random.default_rng(0)),
+        lambda: ch.cross_strings(strings[:25], strings[25:], np.random.default_rng(0)),
+    ):
+        operate()[:] = "x"
+        assert (strings == "m").all()
+
+
+def test_the_settings_reach_the_operators(monkeypatch):
+    """Layers or one cut, greedy or sampled actions, the reader's own crossover: what ``evolve`` passes on."""
+    chosen, cut = [], []
+    evaluate = ch.evaluate_population
+
+    def spy(params, episodes, seed, choose):
+        chosen.append(choose)
+        return evaluate(params, episodes, seed, choose)
+
+    def cross(mothers, fathers, sizes, rng):
+        cut.append(sizes)
+        return torch.cat([mothers, fathers])
+
+    monkeypatch.setitem(ch.evolve.__globals__, "evaluate_population", spy)
+    for layerwise, sample_actions in itertools.product((False, True), repeat=2):
+        change = {"layerwise": layerwise, "sample_actions": sample_actions}
+        config = ch.GAConfig(population=20, generations=3, episodes=1, **change)
+        last(ch.evolve(config, 1, cross=cross))
+        assert set(cut) == {ch.CHROMOSOME_SIZES if layerwise else (407,)} and len(cut) == 2
+        assert set(chosen) == {ch.sampled if sample_actions else ch.greedy} and len(chosen) == 3
+        cut.clear(), chosen.clear()
 
 
 SMALL = ch.GAConfig(population=100, generations=12, episodes=4)
@@ -214,6 +287,7 @@ def evolved():
     return {seed: last(ch.evolve(SMALL, seed)) for seed in (1, 2, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_genetic_algorithm_learns(evolved, seed):
     state = evolved[seed].state()
@@ -269,6 +343,33 @@ def test_es_step_estimates_the_smoothed_gradient():
     np.testing.assert_allclose(shifted, step, rtol=1e-6)
 
 
+def test_every_generation_of_the_strategy_draws_fresh_noise(monkeypatch):
+    """Reused noise still solves the pole, so only a look at it tells."""
+    seen = []
+    evaluate, step = ch.evaluate_population, ch.es_step
+
+    def spy(children, episodes, seed):
+        seen.append({"children": children.numpy(), "seed": seed})
+        return evaluate(children, episodes, seed)
+
+    def step_spy(parent, noise, fitness, config):
+        seen[-1] |= {"parent": parent, "noise": noise}
+        return step(parent, noise, fitness, config)
+
+    monkeypatch.setitem(ch.evolve_parent.__globals__, "evaluate_population", spy)
+    monkeypatch.setitem(ch.evolve_parent.__globals__, "es_step", step_spy)
+    config = ch.ESConfig(children=30, generations=5)
+    for seed in (1, 2):
+        last(ch.evolve_parent(config, seed))
+    for each in seen:  # what was evaluated is what makes the step
+        expected = each["parent"] + config.noise * each["noise"]
+        np.testing.assert_allclose(each["children"], expected, atol=1e-5)
+    noise = np.concatenate([each["noise"] for each in seen])  # [10 generations, 30 children]
+    assert np.abs(np.corrcoef(noise)[~np.eye(300, dtype=bool)]).max() < 0.4
+    assert len({each["seed"] for each in seen}) == len(seen) == 10
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_evolution_strategy_solves_the_pole(seed):
     parent = torch.from_numpy(last(ch.evolve_parent(ch.ESConfig(), seed)).state()["parent"]).float()
@@ -366,6 +467,40 @@ def test_no_two_draws_share_their_numbers():
     np.testing.assert_array_equal(flat[0], ch.shard_noise(config, 1, 0, 0, (6, 17)).ravel())
 
 
+def test_the_search_moves_along_the_noise_that_it_played(monkeypatch, serial_log):
+    """A generation, spied on: fresh directions, both sides of each, at the parent that the news make."""
+    played, play = [], ch.play
+
+    def spy(parent, nudge, env, seed):
+        total, obs = play(parent, nudge, env, seed)
+        played.append((parent, nudge, seed, total))
+        return total, obs
+
+    monkeypatch.setitem(ch.evaluate_shard.__globals__, "play", spy)
+    log = last(ch.search(BODY, 5)).state()["log"]
+    np.testing.assert_array_equal(log, serial_log)
+    assert len(played) == 4 * 16 and len({seed for _, _, seed, _ in played}) == 4 * 16
+    directions, weights = [], []
+    for generation in range(4):
+        now = played[16 * generation : 16 * generation + 16]
+        assert len({each[0].weights.tobytes() for each in now}) == 1  # one parent
+        weights.append(now[0][0].weights)
+        for plus, minus in pairs_of(now):
+            np.testing.assert_array_equal(plus[1], -minus[1])
+            directions.append(plus[1].ravel() / BODY.noise)
+        if generation:
+            before = played[16 * generation - 16 : 16 * generation]
+            rows = [(a[3], b[3], a[1] / BODY.noise) for a, b in pairs_of(before)]
+            rows = sorted(rows, key=lambda row: -max(row[:2]))[: BODY.kept]
+            share = (generation - 1) / BODY.generations
+            alpha = BODY.step_size * (1 - share) + BODY.final_step_size * share
+            deviation = np.std([total for row in rows for total in row[:2]])
+            step = sum((a - b) * noise for a, b, noise in rows) * alpha / (BODY.kept * deviation)
+            np.testing.assert_allclose(weights[-1] - weights[-2], step, rtol=1e-5)
+    assert np.abs(np.corrcoef(directions)[~np.eye(32, dtype=bool)]).max() < 0.5
+    assert np.std(directions) == pytest.approx(1, abs=0.1)
+
+
 def test_champions_are_scored_on_episodes_that_did_not_choose_them(monkeypatch):
     asked = {"choose": [], "score": []}
     play = ch.play
@@ -379,7 +514,7 @@ def test_champions_are_scored_on_episodes_that_did_not_choose_them(monkeypatch):
     phase = "choose"
     parent = ch.fastest_parent(BODY, 3, log)
     phase = "score"
-    ch.body_score(parent, ch.make_body(BODY), ch.SCORING + 300, 20)
+    ch.body_score(parent, ch.make_body(BODY), (ch.SCORING, 3), 20)
     assert len(asked["choose"]) == 16 + 8 * 2 + 4 * 4 + 2 * 8 and len(asked["score"]) == 20
     assert not set(asked["choose"]) & set(asked["score"])
     assert len(set(asked["choose"])) == 15  # 1 + 2 + 4 + 8: fresh ones in every round
@@ -453,14 +588,17 @@ def test_messages_carry_scalars_and_statistics_only():
     for env_id, actions, observations in (("HalfCheetah-v5", 6, 17), ("Swimmer-v5", 2, 8)):
         config = ch.SearchConfig(env_id, generations=6, horizon=10)
         assert ch.first_parent(config).weights.shape == (actions, observations)
-        sent[env_id], _ = ch.traffic(config, seed=0)
+        sent[env_id], with_parents = ch.traffic(config, seed=0)
         news, replies = 2 * 8 * (16 + 1 + 2 * observations), 8 * 8 * (2 + 1 + 2 * observations)
         assert replies <= sent[env_id] <= news + replies + 2 * 300  # 300: what wraps a message
+        parents = 2 * 8 * (actions * observations + 1 + 2 * observations)
+        assert replies + parents <= with_parents <= replies + parents + 2 * 400
     assert sent["HalfCheetah-v5"] - sent["Swimmer-v5"] == pytest.approx(
         8 * 2 * 9 * (8 + 2 * 5 / 6), rel=0.01
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform == "darwin", reason="Ray runs a cluster of several nodes on Linux only."
 )
@@ -494,18 +632,53 @@ def test_a_ray_cluster_loses_a_node_and_nothing_else(serial_log):
     assert seen == ["worker", "worker", [True, True], "worker"]  # two nodes; one worker replaced
 
 
-def test_ray_starts_by_itself_and_gives_the_same_bits(serial_log):
-    log = last(ch.search(BODY, 5, evaluator=ch.RayEvaluator, workers=2)).state()["log"]
+def failing(times, then, calls):
+    """``ray.init`` of a machine so busy that Ray does not start ``times`` times."""
+
+    def init(*arguments, **settings):
+        calls.append(arguments)
+        if len(calls) <= times:
+            raise Exception("The current node timed out during startup.\nThis could happen because")
+        return then(*arguments, **settings)
+
+    return init
+
+
+@pytest.mark.slow
+def test_ray_starts_by_itself_at_the_second_attempt_and_gives_the_same_bits(
+    serial_log, monkeypatch, capsys
+):
+    calls = []
+    monkeypatch.delenv("RAY_raylet_start_wait_time_s", raising=False)
+    monkeypatch.setattr(ray, "init", failing(1, ray.init, calls))
+    log = last(ch.search(BODY, 5, evaluator=ch.ray_or_pool, workers=2)).state()["log"]
     np.testing.assert_array_equal(log, serial_log)
-    assert not ray.is_initialized()
+    assert len(calls) == 2 and capsys.readouterr().out == "" and not ray.is_initialized()
+    assert float(os.environ["RAY_raylet_start_wait_time_s"]) > 30  # longer than by itself
 
 
+def test_a_pool_takes_over_where_ray_does_not_start(serial_log, monkeypatch, capsys):
+    calls, made = [], []
+    pool = ch.PoolEvaluator
+    monkeypatch.setattr(ray, "init", failing(99, None, calls))
+    monkeypatch.setitem(
+        ch.ray_or_pool.__globals__,
+        "PoolEvaluator",
+        lambda *arguments: made.append(arguments) or pool(*arguments),
+    )
+    log = last(ch.search(BODY, 5, evaluator=ch.ray_or_pool, workers=2)).state()["log"]
+    np.testing.assert_array_equal(log, serial_log)
+    sentence = "Ray (local) did not start in time, tried twice; a process pool does its work.\n"
+    assert capsys.readouterr().out == sentence and len(calls) == 2 and made == [(BODY, 5, 2)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_body_learns_to_move(seed):
     config = ch.SearchConfig(generations=30, horizon=200)
     progress = last(ch.search(config, seed, evaluator=ch.PoolEvaluator, workers=2))
     best = ch.fastest_parent(config, seed, progress.state()["log"])
-    reached = ch.body_score(best, ch.make_body(config), 10**7, 5)
+    reached = ch.body_score(best, ch.make_body(config), (10**7, seed), 5)
     assert reached > ch.random_body_return(config, 10, seed) + 150
 
 
@@ -561,6 +734,7 @@ def test_model_orders_the_methods_as_their_traffic_says():
     assert hub(180) > 2 * hub(18)  # our own hub saturates too
 
 
+@pytest.mark.slow
 def test_gradient_method_counts_its_steps():
     steps = ch.ppo_steps_to_solve(seed=1)
     assert 2000 <= steps < 200_000 and steps % 8 == 0
@@ -570,11 +744,113 @@ def test_first_success_counts_the_steps_so_far(monkeypatch):
     progresses = [
         SimpleNamespace(step=i, state=dict, metrics={"env_steps": 10 * i}) for i in (1, 2, 3)
     ]
-    scores = iter([100, 480])
-    monkeypatch.setitem(ch.first_success.__globals__, "score", lambda params, seed: next(scores))
+    scores, seeds = iter([100, 480]), []
+    spy = lambda params, seed: seeds.append(seed) or next(scores)
+    monkeypatch.setitem(ch.first_success.__globals__, "score", spy)
     assert ch.first_success(iter(progresses), lambda state: None, 0) == 20
-    monkeypatch.setitem(ch.first_success.__globals__, "score", lambda params, seed: 474)
-    assert ch.first_success(iter(progresses), lambda state: None, 0) == 30  # never: all its steps
+    spy = lambda params, seed: seeds.append(seed) or 474
+    monkeypatch.setitem(ch.first_success.__globals__, "score", spy)
+    assert ch.first_success(iter(progresses), lambda state: None, 1) == 30  # never: all its steps
+    assert len(set(seeds)) == 2 + 3  # seed 1's first check is not seed 0's second
+
+
+# Every measurement, once and small
+
+SIZES = {
+    "genetic": {"population": 20, "generations": 2, "episodes": 2},
+    "cartpole_es": {"children": 10, "generations": 2},
+    "sweep": {"population": 20, "generations": 2, "episodes": 1},
+    "halfcheetah": {"generations": 2, "horizon": 5},
+    "traffic": {"generations": 2, "horizon": 5},
+    "scaling": {"generations": 3, "horizon": 5},
+}
+USES = ("evolve", "evolve_parent", "search", "champion_of", "fastest_parent", "first_success", "score",
+        "random_return_of", "random_body_return", "_on_step", "learn")  # fmt: skip
+
+
+def small(measurement):
+    """Its config, cut to a second's work."""
+    sizes = SIZES.get(measurement.name.removesuffix("_sampled").removesuffix("_layerwise"), {})
+    return dataclasses.replace(measurement.config, **sizes) if sizes else measurement.config
+
+
+@pytest.fixture
+def first_observations(monkeypatch):
+    """Every first observation of a seeded episode: (the function that asked for it, bytes), in this process."""
+    seen = []
+
+    def spied(reset):
+        def spy(self, *, seed=None, options=None):
+            obs, info = reset(self, seed=seed, options=options)
+            frame = sys._getframe(1)
+            while frame and not (name := frame.f_code.co_name).startswith("measure_"):
+                if name in USES:
+                    break
+                frame = frame.f_back
+            if seed is not None:
+                rows = np.atleast_2d(obs)
+                seen.extend((frame.f_code.co_name if frame else "", row.tobytes()) for row in rows)
+            return obs, info
+
+        return spy
+
+    for made in (CartPoleVectorEnv, CartPoleEnv, MujocoEnv):
+        monkeypatch.setattr(made, "reset", spied(made.reset))
+    return seen
+
+
+@pytest.mark.parametrize("measurement", ch.MEASUREMENTS, ids=lambda m: m.name)
+def test_a_measurement_finds_what_it_promises_on_streams_of_its_own(
+    measurement, monkeypatch, first_observations
+):
+    """Neither two seeds nor a run, its selection, its score and its floor share an episode's beginning."""
+    names = measurement.measure.__globals__
+    monkeypatch.setitem(ch.SWEEPS, "population", (20,))
+    monkeypatch.setitem(ch.SWEEPS, "tournament", (0.2,))
+    monkeypatch.setitem(ch.SWEEPS, "mutation_rate", (0.01,))
+    if measurement.name == "halfcheetah":
+        monkeypatch.setitem(names, "PoolEvaluator", ch.SerialEvaluator)  # where the spy can see
+    if measurement.row in ("E2", "E3"):  # timed episodes score nothing
+        monkeypatch.setitem(names, "evaluation_speeds", lambda *arguments: (1.0, 2.0, 3.0))
+    if measurement.name == "samples":  # solved at the first check
+        score, returns = ch.score, ch.episode_returns
+        monkeypatch.setitem(names, "score", lambda *a, **k: 475 + 0 * score(*a, **k))
+        monkeypatch.setitem(
+            names, "episode_returns", lambda *a: np.full(100, 475) + 0 * returns(*a)
+        )
+        monkeypatch.setitem(ch.DQN_SETTINGS, "gradient_steps", 1)
+        monkeypatch.setitem(ch.PPO_SETTINGS, "n_epochs", 1)
+    owners = {}
+    for seed in (1, 2):
+        found = measurement.measure(small(measurement), seed)
+        assert {metric.name for metric in measurement.metrics} <= set(found.metrics)
+        assert set(found.baselines) <= set(found.metrics)
+        numbers = [*found.metrics.values(), *found.baselines.values()]
+        assert np.isfinite(numbers).all() and all(map(len, found.curves.values()))
+        for use, beginning in first_observations:
+            owners.setdefault(beginning, set()).add((seed, use))
+        first_observations.clear()
+    shared = {frozenset(who) for who in owners.values() if len(who) > 1}
+    if (
+        measurement.name == "sweep"
+    ):  # the same first generations for each value, but not for each seed
+        assert all(len({seed for seed, _ in who}) == 1 for who in shared)
+    else:
+        assert not shared
+    uses = {use for who in owners.values() for _, use in who}
+    assert uses == BEGINNINGS.get(measurement.name, set())
+
+
+BEGINNINGS = {
+    **dict.fromkeys(
+        ("genetic", "genetic_sampled", "genetic_layerwise"),
+        {"evolve", "champion_of", "score", "random_return_of"},
+    ),
+    "sweep": {"evolve"},
+    "cartpole_es": {"evolve_parent", "score", "random_return_of"},
+    "halfcheetah": {"search", "fastest_parent", "measure_halfcheetah", "random_body_return"},
+    "samples": {"evolve", "evolve_parent", "score", "learn", "_on_step"},
+}
 
 
 def test_every_row_has_its_cells_and_its_number():

@@ -1,0 +1,24 @@
+"""What the errata, the README and the book's other pages say about stored runs."""
+
+from rlbook_utils import results
+
+# Foundations
+
+
+def huber_needs_a_slow_copy():
+    fast, slow = (
+        results.curves("F2", name, "value_of_start")[:, -1]
+        for name in ("dqn_huber", "dqn_huber_slow")
+    )
+    assert fast.min() > 1e6 and slow.max() < 150
+    returns = results.curves("F2", "dqn_huber", "greedy_return")
+    floors = [run["baselines"]["return"] for run in results.runs("F2", "dqn_huber")]
+    assert returns.max() < min(floors)
+
+
+def a_flowing_target_does_not_show_in_the_return():
+    held, flowing = (
+        results.curves("F4", name, "mean_return").mean(1)
+        for name in ("actor_critic", "actor_critic_flowing")
+    )
+    assert flowing.mean() > held.mean()
