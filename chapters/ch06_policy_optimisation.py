@@ -687,9 +687,9 @@ for name in ("a2c_pole", "a2c_lander", "a2c_source"):
 # differ. The source's numbers bring the module from crashes to long flights that end near 0; ours go further, and how
 # far depends on the seed: of 100 fresh episodes 81, 0 and 47 return 200 or more.* <!-- held: a2c_on_the_moon -->
 #
-# None of ours solves the task on average, and that is as much our setting as the method: 391 gradient steps are few,
-# and the same gradient with five times as many updates does better below. Both are one gradient step per rollout. How
-# to take more from each rollout is what the rest of the chapter is about.
+# None of ours solves the task on average, and that is as much our setting as the method: 391 gradient steps are few, and
+# the same gradient with five times as many updates returns more on average below. Both are one gradient step per
+# rollout. How to take more from each rollout is what the rest of the chapter is about. <!-- held: a2c_makes_few_steps -->
 #
 # ## A3C: nobody waits
 #
@@ -2273,7 +2273,7 @@ print(
 # replay of 50,000 steps holds policies that are a few dozen updates old, and a small learning rate has not taken the
 # present one far from them. And $\delta = 1$, the paper's number, is for rewards of the paper's size. Ours are divided
 # by 100, so are $g$ and $k^\top g$, and the leash hangs slack. What is left of ACER here is Retrace and a replay. A
-# leash of 0.001 does pull, at this scale: set `delta` and count.
+# shorter leash does pull at this scale: set `delta` to 0.01 and count.
 
 # %% tags=["P6"]
 figure, axes = plt.subplots()
@@ -2332,8 +2332,10 @@ for label, place in FAMILY.items():
 #
 # Why PPO wins, this figure cannot say. It makes sixteen gradient steps where A2C makes one, and clips what would go too
 # far; but number of environments, horizon, learning rate and entropy differ too, ACER looks further ahead ($\gamma =
-# 0.999$), and each method has had one setting by hand. The control would be PPO with one epoch and one minibatch, and
-# PPO without clip; exercise 1 tries both on the pole. Nor does PPO's learning come for nothing:
+# 0.999$), and each method has one setting, found by hand. The controls would be PPO with a single epoch and minibatch,
+# and PPO without the clip; exercise 1 goes some of that way on the pole. <!-- held: sixteen_gradient_steps -->
+#
+# Nor does PPO's learning come for nothing:
 
 
 # %% tags=["P8"]
@@ -2664,7 +2666,7 @@ print(f"20 fresh episodes each, without noise: {scores}")
 # *Left: mean return of the last hundred episodes, noise included: the mean, every seed as a thin line, and the range of
 # the three seeds. Right: the policy's entropy, which for a Gaussian is the log of its spread and may well be negative.*
 # Without noise the three policies return 3,181, 3,368 and 4,177 after less than a minute. Chapter 1's evolution
-# strategy returns more in the median, after several times as long and at least ten times as many steps.
+# strategy returns more in the median, after a longer time and twenty times as many steps.
 # <!-- held: ppo_on_the_cheetah -->
 
 # %% [markdown]
@@ -3501,10 +3503,11 @@ finish_return_axes(axes, memory_floor)
 plt.show()
 
 # %% [markdown]
-# *Mean return while learning: the mean, every seed as a thin line, and the range of the three seeds.* Nothing, here. The
-# three curves cannot be told apart, and every seed of each ends at 500. This task needs the last few steps only, and
-# before long the LSTM has forgotten what it should not have known. Where a memory has to last, the same faults would be
-# in every ratio of the rollout; the check finds them at no cost. <!-- held: memory_faults -->
+# *Mean return while learning: the mean, every seed as a thin line, and the range of the three seeds.* Nothing, here.
+# Every seed of each ends at 500, the means stay within 45 points of each other, and the runs that lose their memory are
+# even ahead for a while. This task needs the last few steps only, and before long the LSTM has forgotten what it should
+# not have known. Where a memory has to last, the same faults would be in every ratio of the rollout; the check finds
+# them at no cost. <!-- held: memory_faults -->
 #
 # ### 6. Twins that are clones
 #

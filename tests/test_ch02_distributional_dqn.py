@@ -1,17 +1,24 @@
 """Chapter 02: distributions and their loss, the projection, replay, the agent and its game, against independent oracles."""
 
-from itertools import groupby, islice
+import contextlib
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby, islice, pairwise
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 from ipywidgets import FloatSlider
 from scipy import stats
 from torch.nn import functional
 
+from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import load_chapter
-from rlbook_utils.run import load_checkpoint, save_checkpoint
 
 ch = load_chapter("ch02_distributional_dqn")
 
@@ -354,6 +361,61 @@ def test_the_target_takes_the_greedy_action_of_the_next_state(
     assert losses.item() == pytest.approx(wanted, rel=1e-5)
 
 
+def means_of(outputs: np.ndarray, support: np.ndarray | None) -> np.ndarray:
+    """The mean that outputs [..., K] stand for: of quantiles, or of atoms with these logits."""
+    if support is None:
+        return outputs.mean(-1)
+    weights = np.exp(outputs - outputs.max(-1, keepdims=True))
+    return (weights * support).sum(-1) / weights.sum(-1)
+
+
+@pytest.mark.parametrize("returns", ["categorical", "quantile"])
+def test_the_mean_of_a_distribution_is_taken_over_its_atoms(returns: str) -> None:
+    outputs = np.random.default_rng(0).normal(scale=3, size=(4, 3, ch.ATOMS))
+    support = ch.atoms_of(ch.AgentConfig(returns=returns))
+    found = ch.expected(torch.from_numpy(outputs).float(), support)
+    wanted = means_of(outputs, None if support is None else support.numpy())
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("returns", ["categorical", "quantile"])
+def test_targets_of_distributions_take_the_greedy_action_of_the_next_state(
+    returns: str, double: bool
+) -> None:
+    rng, states = np.random.default_rng(1), 24
+    online, target = rng.normal(scale=2, size=(2, states, 3, ch.ATOMS)).astype(np.float32)
+    config = ch.AgentConfig(returns=returns, double=double)
+    atoms = None if returns == "quantile" else np.linspace(-0.5, 1.5, ch.ATOMS)
+    here, there = np.arange(states), np.roll(np.arange(states), -1)
+    rows = ch.Experience(
+        np.tile(here[:, None], 128), rng.integers(3, size=states), rng.normal(size=states).astype(np.float32),
+        rng.choice(np.float32([0.9, 0.59, 0.0]), states), np.tile(there[:, None], 128),
+    )  # fmt: skip
+    of_online, of_target = (means_of(table[there], atoms).argmax(1) for table in (online, target))
+    greedy = of_online if double else of_target
+    assert (of_online != of_target).any() and (greedy != rows.actions).any()
+    following = target[there, greedy].astype(float)  # [B, K]
+    outputs = online[here, rows.actions].astype(float)
+    returned = rows.rewards[:, None] + rows.discounts[:, None] * (
+        following if atoms is None else atoms
+    )
+    if atoms is None:
+        errors = returned[:, None] - outputs[:, :, None]  # [B, K, targets]
+        levels = ((np.arange(ch.ATOMS) + 0.5) / ch.ATOMS)[:, None]
+        huber = np.where(abs(errors) <= 0.05, errors**2 / 2, 0.05 * (abs(errors) - 0.025)) / 0.05
+        wanted = (abs(levels - (errors < 0)) * huber).mean(2).sum(1)
+    else:
+        probs, predicted = (
+            np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (following, outputs)
+        )
+        wanted = stats.entropy(triangular(returned, probs, atoms), predicted, axis=1)
+    tensors = ch.Experience(*map(torch.from_numpy, rows))
+    tables = (Table(torch.from_numpy(table)) for table in (online, target))
+    found = ch.losses_of(*tables, tensors, config)
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize("returns", ["categorical", "quantile", "mean", "smear"])
 def test_only_the_action_taken_gets_a_gradient_and_the_target_network_none(returns: str) -> None:
     config = ch.AgentConfig(returns=returns, n_step=1)
@@ -568,6 +630,40 @@ def test_holding_up_is_the_floor_to_beat_and_random_play_never_crosses() -> None
     assert ch.play_freeway(lambda ram: rng.integers(3, size=len(ram)), 2, seed=0).max() == 0
 
 
+PERIODS = (200, 160, 120, 80, 40, 40, 80, 120, 160, 200)  # of the ten cars, in decisions
+
+
+def cars_of(envs, seed: int, decisions: int) -> np.ndarray:
+    """The cars' places under random play: [T, N, 10]."""
+    rng = np.random.default_rng(seed)
+    stream = ch.transitions(envs, lambda ram: rng.integers(3, size=len(ram)), seed)
+    found = np.array([step.obs[:, ch.CARS] for step in islice(stream, decisions)])
+    envs.close()
+    return found.astype(int)
+
+
+def test_the_traffic_is_the_same_in_every_game() -> None:
+    cars = cars_of(ch.make_freeway(2), 5, 450)
+    assert (cars == cars_of(ch.make_freeway(1), 6, 450)).all()
+    assert np.lcm.reduce(PERIODS) == 2400 > ch.EPISODE
+    for lane, period in enumerate(PERIODS):
+        places = cars[10:, 0, lane]
+        assert (places[period:] == places[:-period]).all()
+        assert (places[period // 2 :] != places[: -(period // 2)]).any()
+
+
+def test_displaced_cars_set_out_elsewhere_and_drive_as_ever() -> None:
+    env = ch.DisplacedCars(gym.make("ALE/Freeway-v5", obs_type="ram"))
+    starts = []
+    for seed in (1, 2, 1):
+        obs, _ = env.reset(seed=seed)
+        starts.append(obs[ch.CARS].astype(int))
+        driven = np.array([env.step(ch.WAIT)[0][ch.CARS] for _ in range(211)])
+        assert (driven[10 + np.array(PERIODS), range(10)] == driven[10]).all()
+    assert (starts[0] == starts[2]).all() and (starts[0] != starts[1]).sum() > 5
+    env.close()
+
+
 def test_the_bytes_are_what_the_chapter_says() -> None:
     envs = ch.make_freeway(1)
     steps = list(islice(ch.transitions(envs, lambda ram: np.full(1, ch.UP), 3), 400))
@@ -641,23 +737,17 @@ def test_noise_alone_explores_by_noise_alone() -> None:
         assert ch.Explorer(ch.make_network(config), config, 0, 0).chance() == share
 
 
-def test_copies_put_each_crossing_into_the_replay_six_times() -> None:
-    learner = ch.Learner(ch.AgentConfig(replay="copies"), 0, "cpu")
-    rows = [freeway_step(177, 6, 1.0), freeway_step(50, 54, 0.0), freeway_step(60, 44, 0.0)]
-    for step in rows:
-        learner.remember(ch.NStep(1, 0.9)(step))
-    heights = learner.replay.rows(np.arange(len(learner.replay))).obs[:, ch.HEIGHT]
-    assert sorted(heights) == [50, 60, *[177] * 6]
-
-
-@pytest.mark.parametrize("seed", [21, 22, 23])
-def test_the_agent_learns_to_cross_where_random_play_never_does(seed: int) -> None:
-    config = ch.AgentConfig(steps=16_384)
-    start = ch.Learner(config, seed, "cpu").network.state_dict()
-    *_, progress = ch.train(config, seed)
-    state = progress.state()
-    assert all(not torch.equal(start[name], state["network"][name]) for name in start)
-    assert ch.play_freeway(ch.greedy_policy(config, state), 2, seed=500 + seed).min() >= 10
+@pytest.mark.parametrize(("n", "spanning"), [(1, 1), (5, 5)])
+def test_copies_put_each_row_that_spans_a_crossing_into_the_replay_six_times(
+    n: int, spanning: int
+) -> None:
+    learner, n_step = ch.Learner(ch.AgentConfig(replay="copies"), 0, "cpu"), ch.NStep(n, 0.9)
+    heights = (100, 120, 140, 160, 177, 6, 10, 14, 10, 22, 26, 30)  # a crossing, and a step back
+    for i, (before, after) in enumerate(pairwise(heights)):
+        learner.remember(n_step(freeway_step(before, after, before == 177, terminated=i == 10)))
+    counts = Counter(learner.replay.rows(np.arange(len(learner.replay))).obs[:, ch.HEIGHT].tolist())
+    spread = counts.pop(10)  # two rows begin there
+    assert spread == 2 and sorted(counts.values()) == [1] * (9 - spanning) + [6] * spanning
 
 
 def test_a_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
@@ -701,6 +791,256 @@ def test_two_trainings_with_one_seed_are_the_same_and_another_seed_is_another(no
 def test_a_config_that_makes_no_sense_is_refused_in_one_sentence(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"AgentConfig\.{field} is .*; it has to"):
         ch.AgentConfig(**{field: value})
+
+
+# ---- the wiring of an update ------------------------------------------------------------------------------------------
+
+
+def filled_learner(**fields: object) -> ch.Learner:
+    """A learner that remembers 64 invented rows and draws 16 of them."""
+    learner = ch.Learner(ch.AgentConfig(batch=16, **fields), 0, "cpu")
+    rng = np.random.default_rng(0)
+    obs, following = rng.integers(0, 256, (2, 64, 128), dtype=np.uint8)
+    rewards = rng.normal(scale=0.3, size=64).astype(np.float32)
+    discounts = rng.choice(np.float32([0.9, 0.59, 0.0]), 64)
+    learner.remember(ch.Experience(obs, rng.integers(3, size=64), rewards, discounts, following))
+    return learner
+
+
+def test_an_update_weights_the_loss_of_each_row_by_its_importance(monkeypatch) -> None:
+    learner, weights = filled_learner(), np.linspace(0.1, 1, 16, dtype=np.float32)
+    monkeypatch.setattr(learner.replay, "draw", lambda *_: (np.arange(16), weights))
+    slope, errors = learner.network.advantages[-1].bias, torch.linspace(-1, 2, 16)
+    monkeypatch.setattr(ch, "losses_of", lambda *_: 3 + errors * slope[0])
+    ch.update(learner, 0.0)
+    assert slope.grad[0].item() == pytest.approx(np.mean(weights * errors.numpy()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("done", "is_exponent", "share"), [(0.0, 0.4, 1.0), (0.5, 0.7, 0.55), (1.0, 1.0, 0.1)]
+)
+def test_importance_rises_and_the_step_size_falls_while_the_training_goes_on(
+    monkeypatch, done: float, is_exponent: float, share: float
+) -> None:
+    learner, asked, rates = filled_learner(), [], []
+    draw = learner.replay.draw
+    monkeypatch.setattr(
+        learner.replay, "draw", lambda *given: asked.append(given[1]) or draw(*given)
+    )
+    (group,) = learner.optimiser.param_groups
+    monkeypatch.setattr(learner.optimiser, "step", lambda: rates.append(group["lr"]))
+    ch.update(learner, done)
+    assert asked == pytest.approx([is_exponent])
+    assert rates == pytest.approx([learner.config.learning_rate * share])
+
+
+def test_an_update_gives_the_places_it_drew_their_losses_as_priorities(monkeypatch) -> None:
+    learner, drawn, found = filled_learner(), [], []
+    draw, losses_of = learner.replay.draw, ch.losses_of
+    monkeypatch.setattr(
+        learner.replay, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1]
+    )
+    monkeypatch.setattr(
+        ch, "losses_of", lambda *given: found.append(losses_of(*given)) or found[-1]
+    )
+    leaves = learner.replay.tree.sums[learner.replay.tree.leaves :][:64]  # a view
+    wanted = leaves.copy()
+    ch.update(learner, 0.0)
+    ((places, _),), (losses,) = drawn, found
+    wanted[places] = losses.detach().numpy().astype(float) ** ch.EXPONENT
+    np.testing.assert_allclose(leaves, wanted)
+    assert losses.min() > 1e-6 and losses.std() > 0.01  # so that each place got its own
+
+
+def test_the_target_network_is_renewed_after_its_interval_and_never_before() -> None:
+    learner = filled_learner(sync_every=3)
+
+    def flat(network: torch.nn.Module) -> torch.Tensor:
+        return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+
+    standing = flat(learner.target_network)
+    for count in range(1, 8):
+        ch.update(learner, 0.0)
+        online, target = flat(learner.network), flat(learner.target_network)
+        if count % 3 == 0:
+            assert torch.equal(target, online)
+            standing = target
+        else:
+            assert torch.equal(target, standing) and not torch.equal(target, online)
+
+
+# ---- a whole training, on a road that needs no emulator -----------------------------------------------------------------
+
+
+class Road:
+    """A stand-in for Freeway, with its memory, its actions and its score: two lanes that are free most of the time.
+
+    A car covers each lane for some decisions of every period; it throws the chicken back to the start and stuns it.
+    Bytes that the chapter's agents do not look at hold the environment's number and a clock.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    length, free, top = 256, 5, 10  # of a game and of a gap, in decisions; of the road, in steps
+    lanes = ((4, 7), (7, 9))  # height, period
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs, self.clock = num_envs, 0
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict]:
+        self.rng = np.random.default_rng(seed)
+        self._begin()
+        return self._memory(), {}
+
+    def _begin(self) -> None:
+        self.played, self.phase = 0, self.rng.integers(63, size=self.num_envs)
+        self.height, self.stun = np.zeros((2, self.num_envs), int)
+
+    def _memory(self) -> np.ndarray:
+        ram = np.zeros((self.num_envs, 128), np.uint8)
+        ram[:, 0], ram[:, 1:3] = np.arange(self.num_envs), (self.clock // 256, self.clock % 256)
+        ram[:, ch.HEIGHT], ram[:, ch.STUN] = 6 + 17 * self.height, self.stun
+        for lane, (_, period) in enumerate(self.lanes):
+            ram[:, ch.CARS.start + lane] = self.phase % period * (160 // period)
+        return ram
+
+    def step(self, actions: np.ndarray) -> tuple:
+        moves = np.choose(actions, (0, 1, -1)) * (self.stun == 0)
+        self.stun = np.maximum(self.stun - 1, 0)
+        self.height = np.maximum(self.height + moves, 0)
+        self.played, self.phase, self.clock = self.played + 1, self.phase + 1, self.clock + 1
+        for height, period in self.lanes:
+            hit = (self.height == height) & (self.phase % period >= self.free)
+            self.height[hit], self.stun[hit] = 0, 4
+        crossed = self.height == self.top
+        self.height[crossed] = 0
+        over, odd, obs = (
+            self.played == self.length,
+            np.arange(self.num_envs) % 2 == 1,
+            self._memory(),
+        )
+        info = {"final_obs": obs}
+        if over:
+            self._begin()
+        return self._memory(), crossed.astype(float), over & ~odd, over & odd, info
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def road(monkeypatch) -> list[tuple]:
+    """Freeway is the stand-in, and its process a thread of this one. Gives the arguments of each start."""
+    started = []
+
+    class Player(Thread):
+        wait = Thread.join
+
+        def run(self) -> None:
+            with contextlib.suppress(EOFError, OSError):  # the training has closed its end
+                super().run()
+
+    def start(function, *arguments: object) -> tuple:
+        started.append(arguments)
+        ours, theirs = Pipe()
+        player = Player(target=function, args=(theirs, *arguments), daemon=True)
+        player.start()
+        return player, ours
+
+    for name, value in {"spawn": start, "make_freeway": Road, "EPISODE": Road.length, "WARM_UP": 512}.items():  # fmt: skip
+        monkeypatch.setattr(ch, name, value)
+    return started
+
+
+def test_a_training_passes_on_seeds_rewards_and_schedules(road, monkeypatch) -> None:
+    monkeypatch.setattr(Road, "length", 60)
+    config = ch.AgentConfig(steps=2048, num_envs=8, batch=16, n_step=3, discount=0.9)
+    steps, rows, exponents, rates = [], [], [], []
+    reward_for_learning, remember, draw, update = (
+        ch.reward_for_learning, ch.Learner.remember, ch.PrioritisedReplay.draw, ch.update
+    )  # fmt: skip
+
+    def spied_update(learner: ch.Learner, done: float) -> float:
+        loss = update(learner, done)
+        rates.append(learner.optimiser.param_groups[0]["lr"])
+        return loss
+
+    spies = {
+        (ch, "reward_for_learning"): lambda *given: (
+            steps.append(reward_for_learning(*given)) or steps[-1]
+        ),
+        (ch, "update"): spied_update,
+        (ch.Learner, "remember"): lambda self, new: rows.append(new) or remember(self, new),
+        (ch.PrioritisedReplay, "draw"): lambda self, size, is_exponent, rng: (
+            exponents.append(is_exponent) or draw(self, size, is_exponent, rng)
+        ),
+    }
+    for (owner, name), spy in spies.items():
+        monkeypatch.setattr(owner, name, spy)
+    list(ch.train(config, seed=7))
+
+    assert road == [(8, 70_000_000)]
+    assert len(rates) == len(exponents) > 300
+    assert len(set(exponents)) == len(rates) / config.updates  # new with every decision
+    for found, first, last in ((exponents, 0.4, 1.0), (rates, 5e-4, 5e-5)):
+        done = (np.array(found) - first) / (last - first)  # both are linear
+        assert (np.diff(done) >= 0).all() and 0.2 < done[0] < 0.3 and 0.99 < done[-1] < 1
+
+    assert any(step.terminated.any() for step in steps) and any(s.truncated.any() for s in steps)
+    remembered = ch.Experience(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+    seen = set()
+    for obs, action, reward, discount, following in zip(*remembered, strict=True):
+        env, began = int(obs[0]), int(obs[1]) * 256 + int(obs[2])
+        seen.add((env, began))
+        total, weight = 0.0, 1.0
+        for step in steps[began : began + 3]:
+            total, weight = total + weight * step.rewards[env], weight * 0.9
+            if step.terminated[env] or step.truncated[env]:
+                break
+        assert action == steps[began].actions[env]
+        assert reward == pytest.approx(total, abs=1e-5)
+        assert discount == pytest.approx(weight * (not step.terminated[env]), rel=1e-5)
+        np.testing.assert_array_equal(following, step.next_obs[env])
+    assert len(seen) == len(remembered.actions)  # none twice
+    assert seen >= {
+        (env, began) for env in range(8) for began in range(len(steps) - 2)
+    }  # none lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [21, 22, 23])
+def test_the_agent_crosses_more_often_than_someone_who_holds_up(road, seed: int) -> None:
+    config = ch.AgentConfig(steps=8192)
+    start = ch.Learner(config, seed, "cpu").network.state_dict()
+    *_, progress = ch.train(config, seed)
+    state = progress.state()
+    assert all(not torch.equal(start[name], state["network"][name]) for name in start)
+    held = ch.play_freeway(lambda ram: np.full(len(ram), ch.UP), 32, seed=500 + seed).mean()
+    assert held > 14  # of the 22 that are possible: the floor is not random play
+    crossings = ch.play_freeway(ch.greedy_policy(config, state), 32, seed=500 + seed).mean()
+    assert crossings > held + 3
+
+
+SMALL = {
+    ch.AgentConfig: {"steps": 1024, "num_envs": 8, "batch": 16},
+    ch.RiskConfig: {"sweeps": 600},
+}
+
+
+@pytest.mark.parametrize(
+    "measurement", ch.MEASUREMENTS, ids=[f"{m.row}-{m.name}" for m in ch.MEASUREMENTS]
+)
+def test_every_measurement_runs_and_gives_what_it_promises(road, measurement) -> None:
+    config = measurement.config
+    if config is not None:
+        config = replace(config, **SMALL[type(config)])
+    found = measurement.measure(config, 1)
+    assert {metric.name for metric in measurement.metrics} <= set(found.metrics)
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    if isinstance(config, ch.AgentConfig):
+        assert [len(found.curves[name]) for name in ("decisions", "crossings", "loss")] == [1] * 3
+    if measurement.name == "freeway":
+        assert "selection_crossings" in found.metrics  # by which the champion is chosen
+        assert ch.greedy_policy(config, found.state)(np.zeros((2, 128), np.uint8)).shape == (2,)
 
 
 # ---- risk -------------------------------------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 """The Mario adapter: Gymnasium's API, values against the console's memory, several emulators against one."""
 
 import itertools
+import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rlbook_utils import mario
+from rlbook_utils import mario, workers
 from rlbook_utils.rollout import transitions
 
 try:
@@ -249,3 +251,28 @@ def test_an_emulator_with_a_negative_action_rests_and_goes_on_where_it_was():
     screen, *_, info = alone.step(RUN)
     np.testing.assert_array_equal(obs[1, -1], shrink(screen[None])[0])
     assert envs.furthest[1] == info["furthest"]
+
+
+def test_a_worker_that_dies_is_told_in_one_sentence_at_once():
+    with closing(mario.MarioEnvs(2, 2, shrink)) as envs:
+        envs.reset(seed=0)
+        first, second = (process for process, _ in envs.workers)
+        second.kill()
+        began = time.perf_counter()
+        with pytest.raises(workers.WorkerDied, match=r"^A worker process ended before[^\n]*$"):
+            for _ in range(3):
+                envs.step(np.array([RUN, RUN]))
+        assert time.perf_counter() - began < 5
+    assert first.poll() is not None and second.returncode == -signal.SIGKILL
+
+
+def test_closing_does_not_wait_for_a_worker_that_hangs(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    envs = mario.MarioEnvs(2, 2, shrink)
+    envs.reset(seed=0)
+    for process, _ in envs.workers:
+        process.send_signal(signal.SIGSTOP)  # it hears of nothing any more
+    began = time.perf_counter()
+    envs.close()
+    assert time.perf_counter() - began < 10
+    assert all(process.returncode == -signal.SIGKILL for process, _ in envs.workers)

@@ -37,7 +37,7 @@ def test_every_row_has_its_cells_and_its_number():
 TRAININGS = [  # chapter, training, config, its small settings
     ("ch00_foundations", "learn_grid", "GridConfig", {"episodes": 3}),
     ("ch00_foundations", "train_dqn", "DQNConfig", {"steps": 2000}),
-    ("ch00_foundations", "train_policy", "GradientConfig", {"episodes": 32}),
+    ("ch00_foundations", "train_policy", "GradientConfig", {"updates": 3}),
     ("ch00_foundations", "train_actor_critic", "ActorCriticConfig", {"steps": 4000}),
     ("ch01_evolution", "evolve", "GAConfig", {"population": 20, "generations": 3}),
     ("ch02_distributional_dqn", "train", "AgentConfig", {"steps": 4096, "num_envs": 4}),

@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from rlbook_utils.config import budget, by_budget, check_config, knob
-from rlbook_utils.run import (
+from rlbook_utils.checkpoint import (
     CheckpointError,
-    Progress,
     load_checkpoint,
+    random_state,
+    restore_random,
     resume,
     save_checkpoint,
-    watch,
 )
+from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.run import Progress, watch
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,20 @@ def test_checkpoint_round_trip(tmp_path):
     moments = optimiser.state_dict()["state"][0]
     np.testing.assert_array_equal(back["optimiser"]["state"][0]["exp_avg"], moments["exp_avg"])
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_random_numbers_go_on_through_a_checkpoint(tmp_path):
+    torch.manual_seed(3)
+    rng = np.random.default_rng(4)
+    torch.rand(7), rng.normal(size=5)
+    save_checkpoint(tmp_path / "x.safetensors", {"random": random_state(rng)})
+    expected = torch.rand(9), rng.normal(size=9)
+    torch.manual_seed(0)
+    fresh = np.random.default_rng(0)
+    restore_random(load_checkpoint(tmp_path / "x.safetensors")["state"]["random"], fresh)
+    assert torch.equal(torch.rand(9), expected[0])
+    np.testing.assert_array_equal(fresh.normal(size=9), expected[1])
+    restore_random(random_state())  # torch alone
 
 
 def test_resume_starts_afresh_where_there_is_no_checkpoint(tmp_path):

@@ -170,9 +170,10 @@ def test_panel_trains_stops_continues_and_resets():
     panel = Panel(slowly, Config())
     assert set(panel.sliders) == {"generations", "rate"}
     panel.start()
-    time.sleep(0.2)
+    while not panel.run.steps:
+        time.sleep(0.01)
     panel.stop()
-    panel.wait(5)
+    panel.wait()
     stopped = panel.run.steps[-1]
     assert (
         0 < stopped < 60
@@ -180,12 +181,12 @@ def test_panel_trains_stops_continues_and_resets():
         and panel.run.state == {"step": stopped}
     )
     panel.start()
-    panel.wait(5)
+    panel.wait()
     assert panel.run.steps == list(range(1, 61)) and panel.status.value.startswith("Done")
     assert panel.picture.value[:4] == b"\x89PNG"
     panel.sliders["rate"].value = 0.25
     panel.start()
-    panel.wait(5)
+    panel.wait()
     assert len(panel.earlier) == 1 and panel.run.finished
     panel.reset()
     assert panel.sliders["rate"].value == 0.5 and not panel.run.steps and not panel.earlier
@@ -194,10 +195,10 @@ def test_panel_trains_stops_continues_and_resets():
 def test_panel_shows_an_error_and_keeps_what_was_learned():
     panel = Panel(slowly, Config(generations=5))
     panel.start()
-    panel.wait(5)
+    panel.wait()
     panel.sliders["rate"].value = 1.0
     panel.start()
-    panel.wait(5)
+    panel.wait()
     assert "A rate of 1 never works." in panel.status.value
     assert panel.earlier[0].finished and not panel.train_button.disabled
 
