@@ -752,9 +752,9 @@ plt.show()
 # seed as a circle, their mean and its 95 % interval.* The textbook's story does not come true here. With both devices
 # two of ten seeds end unsolved, of the forty runs without one or the other four do, and the final scores do not tell
 # the five apart. Over the whole run, leaving out the replay costs something: a mean return of 343 instead of 401.
-# Leaving out the target network, or even both, makes no difference beyond chance. Sixteen carts are themselves a mixed
-# diet, and a replay of eight of their steps does as well as a long one. What the target network does shows in the
-# values. <!-- held: ablation -->
+# Leaving out the target network, or even both, makes no difference beyond chance, and a replay of eight steps does as
+# well as a long one. One reason may be that sixteen carts are themselves a mixed diet. What the target network does
+# shows in the values. <!-- held: ablation -->
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
@@ -1534,8 +1534,8 @@ print(f"greedy policies at the end: return {np.round(returns, 1)}")
 
 # %% [markdown]
 # All ten seeds end solved. Counted in steps this takes longer than DQN, which uses every step many times: within 48,000
-# steps every seed's DQN has touched 475, played greedily, and no seed's actor–critic has, which samples its actions.
-# Its experience is used once and thrown away. <!-- held: actor_critic_takes_longer -->
+# steps every seed's DQN has touched 475, played greedily, and no seed's actor–critic has, which samples its actions. An
+# actor–critic's experience is used once and thrown away. <!-- held: actor_critic_takes_longer -->
 #
 # Here are its dials, and the stored runs. The critic should be faster than the actor: while its values are still near
 # zero, every step looks like a success, and the actor commits itself to whatever it happens to do. Try equal rates.

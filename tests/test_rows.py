@@ -40,7 +40,7 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch00_foundations", "train_policy", "GradientConfig", {"updates": 3}),
     ("ch00_foundations", "train_actor_critic", "ActorCriticConfig", {"steps": 4000}),
     ("ch01_evolution", "evolve", "GAConfig", {"population": 20, "generations": 3}),
-    ("ch02_distributional_dqn", "train", "AgentConfig", {"steps": 4096, "num_envs": 4}),
+    ("ch02_distributional_dqn", "train", "AgentConfig", {"steps": 5120}),
     ("ch03_curiosity", "train_walkers", "RoomConfig", {"steps": 200}),
     ("ch03_curiosity", "train_curious", "CuriousConfig", {"steps": 1024, "num_envs": 4}),
     ("ch06_policy_optimisation", "train_a2c", "A2CConfig", {"steps": 4096}),

@@ -3,11 +3,13 @@
 from functools import cache, partial
 
 import numpy as np
+import torch
 
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.results import curves, runs
 
 CH = load_chapter("ch02_distributional_dqn")
+torch.set_num_threads(1)  # as in the book's runs: the networks are small
 
 
 def _crossings(row: str, name: str) -> np.ndarray:
@@ -37,7 +39,8 @@ def _per_walker(metric: str) -> np.ndarray:
 @cache
 def _watched() -> np.ndarray:
     """The quantiles of the game that the chapter shows: [T, 3, K]."""
-    return CH.watch_game(*CH.champion_state(), seed=30_000, decisions=260)[2]
+    state, config = CH.champion_state()
+    return CH.watch_game(config, state, seed=30_000, decisions=260)[2]
 
 
 @cache
