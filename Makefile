@@ -3,7 +3,7 @@
 
 VENV := .venv/bin/python
 READY := .venv/.ready
-TABLE := $(VENV) -m rlbook_utils.front
+TABLE := $(VENV) -m rlbook_utils.front && $(VENV) lab/pages.py
 PIP := $(VENV) -m pip --disable-pip-version-check --no-input -qq
 KNOWN_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 

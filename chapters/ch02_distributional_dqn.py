@@ -2086,8 +2086,8 @@ plt.show()
 #
 # So the agents have learned this traffic, not how to read any traffic. Nothing in their training asked for more: they
 # met one timetable, again and again, and its patterns of ten cars are all that the network was ever fitted to. Every
-# score of this chapter, and every published one for the game's own traffic, is to be read with that in mind. An agent
-# that is to cross any such road has to be trained on many: with cars that are displaced in training too.
+# score of this chapter, and every published one for the game's own traffic, is to be read with that in mind. Whether
+# training with displaced cars would teach more, we have not measured.
 #
 # ### What each piece of knowledge buys
 #
@@ -2317,7 +2317,8 @@ print(f"spread of an action's quantiles: median standard deviation {np.median(st
 #
 # ## The source's update, C51 and quantiles
 #
-# The same network, the same bytes, the same number of decisions; only what is learned differs. *The source's update*
+# The same network, the same bytes, the same number of decisions; what differs is what is learned, and for the first two
+# bars also what helps the learning. *The source's update*
 # smears its own rewards (−1 for a decision, 10 for a crossing) into the next state's distribution of the stored action,
 # one step at a time. Plain DQN, which learns means and has none of the other parts, is not among them; the nearest to
 # it is Rainbow without distributions, in the section after this one.

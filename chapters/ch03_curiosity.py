@@ -561,6 +561,52 @@ class Surprise(nn.Module):
 # found. (The first of the bugs below trains all three.)
 
 
+# %% tags=["hide-input"]
+def box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    frame = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": colour}
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=frame)
+
+
+def arrow(axes: Axes, start: tuple, end: tuple, colour: str = plots.INK, style: str = "-") -> None:
+    look = {"arrowstyle": "->", "color": colour, "linestyle": style, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=look)
+
+
+figure, axes = plt.subplots(figsize=(8.0, 2.9))
+learns_inverse, learns_forward = plots.COLOURS[:2]
+for y, state in ((3, "$s_t$"), (1, "$s_{t+1}$")):
+    box(axes, 0, y, state, plots.INK)
+    box(axes, 2, y, "encoder $\\phi$", learns_inverse)
+    arrow(axes, (0.5, y), (1.1, y))
+for x, y, text, colour in (
+    (5.5, 3.6, "forward model $f$", learns_forward), (9.5, 3.6, "$L_{\\mathrm{fwd}}$: the surprise", learns_forward),
+    (5.5, 0.4, "inverse model $g$", learns_inverse), (9.5, 0.4, "$L_{\\mathrm{inv}}$: was it $a_t$?", learns_inverse),
+):  # fmt: skip
+    box(axes, x, y, text, colour)
+axes.text(5.5, 4.7, "$a_t$", ha="center")
+for start, end in (
+    ((2.9, 3.05), (4.1, 3.5)), ((2.9, 0.95), (4.1, 0.5)), ((2.9, 2.85), (4.1, 0.75)), ((2.9, 1.15), (8.1, 3.3)),
+    ((6.9, 3.6), (8.0, 3.6)), ((6.9, 0.4), (8.0, 0.4)), ((5.5, 4.6), (5.5, 4.1)),
+):  # fmt: skip
+    arrow(axes, start, end)
+for start, end, colour in (
+    ((8.0, 3.85), (6.9, 3.85), learns_forward), ((4.1, 3.75), (3.6, 3.56), learns_forward),
+    ((8.1, 3.05), (7.6, 2.85), learns_forward), ((8.0, 0.15), (6.9, 0.15), learns_inverse),
+    ((4.1, 0.25), (2.9, 0.7), learns_inverse), ((4.0, 0.65), (2.7, 2.6), learns_inverse),
+):  # fmt: skip
+    arrow(axes, start, end, colour, "--")
+for x, y in ((3.5, 3.4), (7.5, 2.95)):
+    axes.plot((x, x), (y - 0.35, y + 0.35), color=learns_forward, linewidth=4)
+axes.set(xlim=(-0.4, 10.9), ylim=(0, 5))
+axes.axis("off")
+plt.show()
+
+# %% [markdown]
+# *ICM. Solid, what is computed; dashed, how far each loss is felt. The inverse loss (blue) trains the inverse model and
+# the encoder, which is the same at both places; the forward loss (orange) trains the forward model, and stops at the
+# bars.*
+
+
 # %%
 class ICM(Surprise):
     """The intrinsic curiosity module: surprise in features that an inverse model has trained (Pathak et al. 2017)."""
@@ -889,6 +935,8 @@ print(
 # *The television draws ICM's walkers too, at first: in each of the three stored runs a third of them or more, at some
 # time before step 300. Then they leave, and from step 500 on they are there about as often as anywhere else, or less,
 # but for short relapses, at other times in every run.* <!-- held: icm_leaves -->
+#
+# The same two beginnings as a film, in pictures 50 steps apart.
 
 
 # %%
@@ -903,6 +951,29 @@ def draw_visits(axes: Axes, visits: np.ndarray, title: str) -> AxesImage:
     return axes.imshow(shares.clip(1e-4), cmap="cividis", norm="log", vmin=1e-4, vmax=1)
 
 
+def where_they_are(kind: str, reports: int) -> list[np.ndarray]:
+    """How many walkers stand in each cell at each of the first reports: [49] each."""
+    states = islice(train_walkers(replace(room, curiosity=kind), seed=1), reports)
+    return [np.bincount(progress.state()["cells"], minlength=SIZE**2) for progress in states]
+
+
+def crowds_picture(step: int, crowds: tuple[np.ndarray, np.ndarray]) -> bytes:
+    figure = Figure(figsize=(5.6, 2.8), dpi=72)
+    for axes, crowd, kind in zip(figure.subplots(1, 2), crowds, ("pixels", "ICM"), strict=True):
+        draw_visits(axes, crowd, f"{kind}, step {step}")
+    return plots.to_png(figure)
+
+
+# %% tags=["C2"]
+films = [where_they_are(kind, by_budget(smoke=4, laptop=20)) for kind in ("pixels", "ICM")]
+pictures = [crowds_picture(50 * i, both) for i, both in enumerate(zip(*films, strict=True), 1)]
+show(scrubber(pictures, "picture", start=3, interval=400), pictures[3])
+
+# %% [markdown]
+# *Where the 32 walkers stand: the lighter a cell, the more of them, on a logarithmic scale. Both crowds find the
+# television. One stays.* And over the whole second half:
+
+# %% tags=["C2"]
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.0))
 draw_visits(panels[0], naive_run.state["visits"], "surprised by pixels")
 drawn = draw_visits(panels[1], icm_run.state["visits"], "surprised by ICM's features")
@@ -1768,7 +1839,7 @@ for name, place in places.items():
     axes.axvspan(*place, color=plots.INK, alpha=0.15, linewidth=0)
     axes.text(np.mean(place), 101, name, fontsize=8, ha="center", va="bottom")
 axes.set(xlabel="x (pixels)", ylabel="% of episodes that get further", ylim=(0, 100))
-axes.legend(fontsize=8)
+axes.legend(fontsize=8, loc="upper right")
 plt.show()
 for run in results.runs("C5", "replayed"):
     right = run["metrics"]["replayed_right"]
@@ -2230,12 +2301,12 @@ for label, floor in {COIN_LABEL: coin_floor, "random buttons": random_floor}.ite
 
 # %% [markdown]
 # *Mean furthest $x$ of the last 30 episodes, while learning: mean and range of three seeds. Below the figure, seed by
-# seed: mean, median and best of the score, 100 fresh episodes, and the seconds of the training. Left: all three PPO
-# agents have passed random buttons after 10,000 decisions; the DQN climbs more slowly, and stays below the coin. Its
-# seeds end close together, at 568 to 619, and score far apart, 406, 727 and 661; why the first scores so much less than
-# it trained at, with the same ε, we do not know. Middle: the game's own reward, which pays for every pixel to the right,
-# gets Mario about as far as curiosity, and so do both together. Right: so do features drawn at random; RND climbs more
-# slowly.* <!-- held: who_gets_how_far -->
+# seed: mean, median and best of the score, 100 fresh episodes, and the seconds of the training. Left: PPO has passed
+# random buttons on every seed after 10,000 decisions; the DQN climbs more slowly, and stays below the coin. Its seeds end
+# close together, at 568 to 619, and score far apart, 406, 727 and 661; why the first scores so much less than it trained
+# at, with the same ε, we do not know. Middle: the game's own reward, which pays for every pixel to the right, gets Mario
+# about as far as curiosity, and so do both together. Right: so do features drawn at random; RND climbs more slowly.*
+# <!-- held: who_gets_how_far -->
 #
 # Averaged over its seeds, curiosity alone scores 778, the game's reward 814, both 751, random features 810, RND 701, the
 # DQN 598, and the coin 769. Do not read an order into this, nor a success. Seeds of one kind lie up to 200 apart, the

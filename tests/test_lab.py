@@ -177,6 +177,7 @@ def assert_unchanged(page: Page) -> None:
     assert page.locator(".jp-NotebookPanel").count() and not page.locator(".jp-mod-dirty").count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lab", ["chapters"], indirect=True)
 def test_reader_finds_a_chapter_a_reference_and_another_chapter(page: Page, lab: str):
     books = {
@@ -233,6 +234,7 @@ def test_pages_of_the_lab_are_up_to_date():
         assert path.read_text(encoding="utf8") == text, "run .venv/bin/python lab/pages.py"
 
 
+@pytest.mark.slow
 def test_reader_runs_a_chapter_and_trains_with_its_panel(
     page: Page, lab: str, request: pytest.FixtureRequest
 ):

@@ -1,6 +1,7 @@
 """What the errata, the README and the book's other pages say about stored runs."""
 
 from rlbook_utils import results
+from rlbook_utils.definitions import load_chapter
 
 # Foundations
 
@@ -35,3 +36,14 @@ def memory_faults_cost_nothing():
         returns = [run["metrics"]["return"] for run in results.runs("P5", name)]
         assert returns == [500.0] * 3
     return [500]
+
+
+# Distributions
+
+
+def smear_for_a_backup():
+    chapter = load_chapter("ch02_distributional_dqn")
+    bell = (-0.5 * ((chapter.SUPPORT - 4) / 1.5) ** 2).softmax(0)  # of the next state
+    smeared = (chapter.SUPPORT @ chapter.smear(bell, 1.0, pull=0.5)).item()
+    assert 1 < smeared < (chapter.SUPPORT @ bell).item()
+    return [0.5, smeared, 1 + 0.9 * (chapter.SUPPORT @ bell).item()]
