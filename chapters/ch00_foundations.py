@@ -376,7 +376,8 @@ show(scrubber(pictures, "picture", interval=500), pictures[0])
 stored = results.curves("F1", "grid", "loss")  # [S, T]
 smooth = np.apply_along_axis(lambda y: np.convolve(y, np.ones(20) / 20, "valid"), 1, stored)
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
-plots.bands(axes, np.arange(smooth.shape[1]) + 20, smooth, "mean of 20 episodes")
+episodes = np.arange(smooth.shape[1]) + 20
+plots.bands(axes, episodes, smooth, "mean of 20 episodes", statistic="median")
 axes.set(xlabel="episode", ylabel="squared TD error", yscale="log")
 axes.legend()
 plt.show()
@@ -384,8 +385,8 @@ converged = [run["metrics"]["episodes_to_converge"] for run in results.runs("F1"
 print("shortest path from episode", [int(episode) for episode in converged])
 
 # %% [markdown]
-# *Squared TD error, smoothed over twenty episodes, on a logarithmic axis: each seed, their mean and its 95 % interval.
-# Half of the seeds have found the path by episode 59, the last by episode 108; the rest refines the values. It does not
+# *Squared TD error, smoothed over twenty episodes, on a logarithmic axis: each seed, their median and its 95 %
+# interval. Half of the seeds have found the path by episode 59, the last by episode 108; the rest refines the values. It does not
 # settle completely: every update at one cell moves the values of the others a little, and now and then, mostly for a
 # single episode, the greedy path loses its way again.* <!-- held: grid_converges -->
 #
@@ -951,8 +952,8 @@ def along_falls(net: nn.Module, steps: int) -> tuple[np.ndarray, np.ndarray, np.
     batch = as_batch(Experience(*(np.concatenate(column) for column in zip(*parts, strict=True))))
     with torch.no_grad():
         values = net(batch.obs).gather(1, batch.actions[:, None])[:, 0]  # [M]
-    lean = np.degrees(batch.obs[:, 2].abs() / OBS_SCALE[2])
-    return lean.numpy(), values.numpy(), (dqn_targets(net, batch) - values).numpy()
+    lean = np.degrees(batch.obs[:, 2].abs().numpy() / OBS_SCALE[2])
+    return lean, values.numpy(), (dqn_targets(net, batch) - values).numpy()
 
 
 # %%

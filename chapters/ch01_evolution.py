@@ -780,8 +780,8 @@ mean_fitness_curves(choices)
 # *Mean fitness: ten seeds each, their means, and 95 % intervals. The two kinds of run start from the same random
 # populations, seed by seed. With a cut in each layer the mean fitness climbs more slowly: over generations 3 to 6 it is
 # 66 points lower, with a 95 % interval of the ten differences from 15 to 117. At the end it is 19 points higher, but
-# that may be chance: the interval reaches from −6 to 43, and an exact permutation test gives p = 0.12. Every champion of
-# either kind scores 500.* <!-- held: layers -->
+# that may be chance: the interval reaches from −6 to 43, and an exact permutation test gives p = 0.12. Every champion
+# of either kind scores 500.* <!-- held: layers -->
 #
 # ## Turn the dials
 #

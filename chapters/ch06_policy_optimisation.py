@@ -1403,7 +1403,7 @@ for metric in ("return", "training_seconds", "steps_per_second"):
 
 # %% [markdown]
 # *Left against environment steps, right against seconds, a line for each seed; dashed 240, dotted random play. All five
-# reach 240 within half a minute and end above it.* The source asks for fewer than 10,000 iterations; 605 to 698
+# reach 240, after 15 to 31 seconds, and end above it.* The source asks for fewer than 10,000 iterations; 609 to 674
 # episodes were enough for a mean of 200. <!-- held: ppo_five_seeds -->
 #
 # ### The module that would not land

@@ -61,18 +61,25 @@ def to_png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def bands(axes: Axes, x: Sequence[float], curves: np.ndarray, label: str, **line: object) -> None:
+def bands(
+    axes: Axes,
+    x: Sequence[float],
+    curves: np.ndarray,
+    label: str,
+    statistic: str = "mean",
+    **line: object,
+) -> None:
     """The mean over seeds as a line, each seed as a thin one, and their 95 % interval or range as a band.
 
-    curves: [S, T]. ``spread_of`` says which of the two the band is.
+    curves: [S, T]. statistic: "mean", or "median", which suits a logarithmic axis. ``spread_of`` says what the band is.
     """
     curves = np.atleast_2d(curves)
-    (drawn,) = axes.plot(x, curves.mean(0), label=f"{label} ({len(curves)} seeds)", **line)
-    spread = spread_of(curves)
-    axes.fill_between(x, spread.low, spread.high, color=drawn.get_color(), alpha=0.15, linewidth=0)
-    axes.plot(
-        x, curves.T, color=drawn.get_color(), alpha=0.35, linewidth=0.7, zorder=drawn.zorder - 0.1
-    )
+    middle = getattr(np, statistic)(curves, axis=0)
+    (drawn,) = axes.plot(x, middle, label=f"{label} ({len(curves)} seeds)", **line)
+    look = {"color": drawn.get_color(), "zorder": drawn.zorder - 0.1}
+    spread = spread_of(curves, statistic)
+    axes.fill_between(x, spread.low, spread.high, alpha=0.15, linewidth=0, **look)
+    axes.plot(x, curves.T, alpha=0.35, linewidth=0.7, **look)
 
 
 def bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:

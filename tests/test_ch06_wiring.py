@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -224,7 +225,7 @@ def spy_on(monkeypatch, name):
 
 
 def test_ppo_sees_every_row_as_often_as_it_has_epochs_with_its_own_advantage(monkeypatch):
-    rollout, config = numbered_rollout(), ch.PPOConfig(epochs=3, minibatch=10)
+    rollout, config = numbered_rollout(), ch.PPOConfig(epochs=3, minibatch=32)
     net = ch.PolicyNet(1, 2)
     calls = spy_on(monkeypatch, "ppo_loss")
     ch.ppo_update(net, torch.optim.SGD(net.parameters(), 0.0), rollout, config, 0.5)
@@ -232,7 +233,7 @@ def test_ppo_sees_every_row_as_often_as_it_has_epochs_with_its_own_advantage(mon
     old = torch.cat([call[3] for call in calls])
     numbers = (old * 100).round().long()
     assert (torch.bincount(numbers) == 3).all() and len(torch.bincount(numbers)) == 72
-    assert {len(call[3]) for call in calls} == {10, 2} and calls[0][-1] == config.entropy / 2
+    assert {len(call[3]) for call in calls} == {32, 8} and calls[0][-1] == config.entropy / 2
     torch.testing.assert_close(torch.cat([call[4] for call in calls]), advantages[numbers])
     torch.testing.assert_close(torch.cat([call[5] for call in calls]), returns[numbers])
     for epoch in np.array_split(
@@ -245,24 +246,24 @@ def test_ppo_sees_every_row_as_often_as_it_has_epochs_with_its_own_advantage(mon
     torch.testing.assert_close(torch.cat([call[2] for call in calls]), values[numbers])
 
 
-@pytest.mark.parametrize("minibatch, together", [(24, 2), (5, 1)])
-def test_memory_sees_every_decision_as_often_as_it_has_epochs(monkeypatch, minibatch, together):
-    steps = numbered_rollout()
-    steps = steps._replace(obs=steps.obs.expand(-1, -1, 2))
-    valid = torch.rand(12, 6) < 0.8
-    starts = torch.zeros_like(valid)
-    config = ch.MemoryConfig(num_envs=6, horizon=12, epochs=3, minibatch=128)
-    object.__setattr__(config, "minibatch", minibatch)
+@pytest.mark.parametrize("steps, together", [(64, 2), (200, 1)])
+def test_memory_sees_every_decision_as_often_as_it_has_epochs(monkeypatch, steps, together):
+    rows = numbered_rollout(steps)
+    rows = rows._replace(obs=rows.obs.expand(-1, -1, 2))
+    valid = torch.rand(steps, 6) < 0.8
+    config = ch.MemoryConfig(epochs=3, minibatch=128)
     net = ch.make_memory_net(config)
-    rollout = ch.Remembered(steps, starts, valid, net.blank(6, "cpu"))
+    rollout = ch.Remembered(rows, torch.zeros_like(valid), valid, net.blank(6, "cpu"))
     calls = spy_on(monkeypatch, "ppo_loss")
     ch.memory_update(net, torch.optim.SGD(net.parameters(), 0.0), rollout, config, 1.0)
-    seen = torch.bincount((torch.cat([c[3] for c in calls]) * 100).round().long(), minlength=72)
+    numbers = (torch.cat([call[3] for call in calls]) * 100).round().long()
+    seen = torch.bincount(numbers, minlength=steps * 6)
     assert (seen == 3 * valid.flatten()).all() and (~valid).sum() > 5
     assert len(calls) == 3 * 6 // together
-    advantages, _ = ch.gae(*steps[3:], config.discount, config.lam)
-    numbers = (torch.cat([c[3] for c in calls]) * 100).round().long()
-    torch.testing.assert_close(torch.cat([c[4] for c in calls]), advantages.flatten()[numbers])
+    advantages, _ = ch.gae(*rows[3:], config.discount, config.lam)
+    torch.testing.assert_close(
+        torch.cat([call[4] for call in calls]), advantages.flatten()[numbers]
+    )
 
 
 def test_trpo_steps_with_every_row_and_its_critic_sees_each_ten_times(monkeypatch):
@@ -404,7 +405,7 @@ def test_a3c_workers_copy_the_shared_parameters_before_every_rollout(monkeypatch
 class Recorder(Clockwork):
     """Remembers every first observation that a seed has drawn."""
 
-    firsts = []
+    firsts: ClassVar = []
 
     def obs(self):
         return np.float32(self.first + self.t / 100)

@@ -85,11 +85,11 @@ def ppo_instruments():
 
 
 def ppo_five_seeds():
-    assert _metrics("P4", "ppo", "seconds_to_240").max() < 30
+    seconds = _metrics("P4", "ppo", "seconds_to_240")
     returns = results.curves("P4", "ppo", "mean_return")
     assert returns.shape[0] == 5 and returns[:, -1].min() > 240
     episodes = _metrics("P4", "ppo", "episodes_to_200")
-    return [episodes.min(), episodes.max()]
+    return [seconds.min(), seconds.max(), episodes.min(), episodes.max()]
 
 
 def hovering():
