@@ -1982,7 +1982,7 @@ live = watch(
 EVALUATED = by_budget(smoke=2, laptop=10)
 fresh = play_freeway(greedy_policy(LIVE, live.state), EVALUATED, seed=20_000)
 print(
-    f"greedy, {EVALUATED} games of its own: {fresh.mean():.1f} crossings, each game {fresh.astype(int)}"
+    f"greedy, {EVALUATED} other games: {fresh.mean():.1f} crossings, each game {fresh.astype(int)}"
 )
 print(f"holding UP {held.mean():.1f}, random play {random_play.mean():.1f}; the source asks for 4")
 
@@ -2318,10 +2318,10 @@ print(f"spread of an action's quantiles: median standard deviation {np.median(st
 # ## The source's update, C51 and quantiles
 #
 # The same network, the same bytes, the same number of decisions; what differs is what is learned, and for the first two
-# bars also what helps the learning. *The source's update*
-# smears its own rewards (−1 for a decision, 10 for a crossing) into the next state's distribution of the stored action,
-# one step at a time. Plain DQN, which learns means and has none of the other parts, is not among them; the nearest to
-# it is Rainbow without distributions, in the section after this one.
+# bars also what helps the learning. *The source's update* smears its own rewards (−1 for a decision, 10 for a crossing)
+# into the next state's distribution of the stored action, one step at a time. Plain DQN, which learns means and has
+# none of the other parts, is not among them; the nearest to it is Rainbow without distributions, in the section after
+# this one.
 
 # %%
 BARE = replace(BRIEF, shaping=False, double=False, n_step=1)
@@ -2770,7 +2770,7 @@ def measure_risk(config: RiskConfig, seed: int) -> Measured:
 
 # %%
 THREE = (1, 2, 3)
-HEADLINE = "Freeway, in its one traffic: {D7.freeway_crossings} crossings after {D7.freeway_seconds} s"
+HEADLINE = "Freeway, its one traffic: {D7.freeway_crossings} crossings after {D7.freeway_seconds} s"
 MEASUREMENTS = [
     Measurement("D6", "toy", measure_toy, None, THREE, (
         Metric("kl_to_target", "nats", "mean", "prediction and target nearly coincide"),

@@ -2325,8 +2325,8 @@ for label, floor in {COIN_LABEL: coin_floor, "random buttons": random_floor}.ite
 # reward, which is about $x = 1{,}000$, and stops at a pit at 38 % of it that takes 15 to 20 key presses in the right
 # order. (The two pits above begin at 35 and 44 % of the way to the flag.) With far more, up to 2,048 games at a time,
 # [Burda et al. (2019a)](../book/bibliography.md#burda2019a) report 11 levels discovered by curiosity alone. Our agents
-# make 49,152 decisions, a small fraction of what either has used. The second edition of this chapter will have a faster
-# emulator, a budget several times as large, and the two controls that are missing.
+# make 49,152 decisions; the published program of Pathak et al. may make 100 million. The second edition of this chapter
+# will have a faster emulator, a budget several times as large, and the two controls that are missing.
 #
 # ### The losses again
 #

@@ -210,9 +210,9 @@ def score(net: nn.Module, env_id: str, seed: int, episodes: int = 100) -> np.nda
 # batch. Stepping them can be shared out over processes, and a second process could take half of the world's work away.
 # The source gives every environment a process of its own. Two processes with sixteen environments each send a sixteenth
 # of the messages for the same work. Even so it does not pay on this moon, where a step takes some 30 microseconds: on
-# the machine that measured this book, two processes made *fewer* steps a second than one, and four fewer still (exercise
-# 3 measures yours). It pays where the world is slow. The runs of this chapter were nevertheless measured with two, so
-# their seconds are not the least possible; `workers=1` turns the second one off.
+# the machine that measured this book, two processes made *fewer* steps a second than one, and four fewer still
+# (exercise 3 measures yours). It pays where the world is slow. The runs of this chapter were nevertheless measured with
+# two, so their seconds are not the least possible; `workers=1` turns the second one off.
 
 
 # %%
@@ -682,14 +682,16 @@ for name in ("a2c_pole", "a2c_lander", "a2c_source"):
     print(f"{name:12s} at the end, 100 fresh episodes: {np.round(returns)}")
 
 # %% [markdown]
-# *Mean return of the last 100 episodes, actions sampled: the mean, every seed as a thin line, and the range of the three
-# seeds. Ours make 391 updates of 400,000 steps, the source's numbers 12,000 updates of 180,000, as it asks; the budgets
-# differ. The source's numbers bring the module from crashes to long flights that end near 0; ours go further, and how
-# far depends on the seed: of 100 fresh episodes 81, 0 and 47 return 200 or more.* <!-- held: a2c_on_the_moon -->
+# *Mean return of the last 100 episodes, actions sampled: the mean, every seed as a thin line, and the range of the
+# three seeds. Ours make 391 updates of 400,000 steps, the source's numbers 12,000 updates of 180,000, as it asks; the
+# budgets differ. The source's numbers bring the module from crashes to long flights that end near 0; ours go further,
+# and how far depends on the seed: of 100 fresh episodes 81, 0 and 47 return 200 or more.*
+# <!-- held: a2c_on_the_moon -->
 #
-# None of ours solves the task on average, and that is as much our setting as the method: 391 gradient steps are few, and
-# the same gradient with five times as many updates returns more on average below. Both are one gradient step per
-# rollout. How to take more from each rollout is what the rest of the chapter is about. <!-- held: a2c_makes_few_steps -->
+# None of ours solves the task on average, and that is as much our setting as the method: 391 gradient steps are few,
+# and the same gradient with five times as many updates returns more on average below. Both are one gradient step per
+# rollout. How to take more from each rollout is what the rest of the chapter is about.
+# <!-- held: a2c_makes_few_steps -->
 #
 # ## A3C: nobody waits
 #
@@ -1227,7 +1229,7 @@ show(image_slider(pictures, "clip ε", start=2), pictures["0.2"])
 # | Adam with $\epsilon = 10^{-5}$, learning rate falling to 0 | a clipped loss of the value |
 # | generalised advantages, standardised in every minibatch | an end of the epochs at a limit of the divergence |
 # | entropy bonus (it falls to 0, too) | rewards divided by a running deviation: ours by a fixed number |
-# | gradient cut to a given length; observations normalised and clipped: for bodies only | the clock taken for the end of the world |
+# | gradient cut to a length; for bodies, observations normalised and clipped | the clock taken for the end of the world |
 
 
 # %%
@@ -1428,8 +1430,8 @@ for name, label in SIGHTS.items():
 # *Left: mean return of the last 100. Right: the share of those episodes that the clock ended after 1,000 steps. Means,
 # every seed as a thin line, 95 % intervals over five seeds for the two long sights and the range of three for the short
 # one. Hovering is a stage that these runs pass through: in 12 of the 13 the clock at some time ends more than half of
-# the last 100 episodes. With a long sight the share falls again as landing is found; with $\gamma = 0.95$ it rises above
-# 0.9 and stays there to the end, on every seed, and the return falls, since hovering burns fuel.*
+# the last 100 episodes. With a long sight the share falls again as landing is found; with $\gamma = 0.95$ it rises
+# above 0.9 and stays there to the end, on every seed, and the return falls, since hovering burns fuel.*
 # <!-- held: hovering -->
 #
 # Why does it hover? Look at an episode of each, and at what their critics say.
@@ -1478,12 +1480,14 @@ for discount in (0.95, 0.99, 0.995):
     print(f"γ = {discount}: 100 points are worth {soon:.0f} in 50 steps, {late:.0f} in 200")
 
 # %% [markdown]
-# *An episode of either policy: height above the pad, and the critic's judgement along the way. The far-sighted one comes
-# down and lands, and its critic expects it all the way. The short-sighted one sinks so slowly that after 1,000 steps it
-# has not lost half of its height, and its critic expects next to nothing.* It is right.
-# A hundred points for standing still on the pad, some 200 steps ahead, are worth nothing to it, and a crash is a
-# hundred points lost within a second. What it has learned is the best policy for a pilot who cannot see the ground: do
-# not fall. No learning rate cures that; the discount is a part of the task.
+# *An episode of either policy: height above the pad, and the critic's judgement along the way. The far-sighted one is
+# down within 200 steps; its critic expects one to two hundred points all the way. The short-sighted one sinks so slowly
+# that after 1,000 steps it has not lost half of its height, and its critic expects next to nothing.*
+# <!-- held: two_flights -->
+#
+# It is right. A hundred points for standing still on the pad, some 200 steps ahead, are worth nothing to it, and a
+# crash is a hundred points lost within a second. What it has learned is the best policy for a pilot who cannot see the
+# ground: do not fall. No learning rate cures that; the discount is a part of the task.
 #
 # The instrument that tells is the last of the six above: a clock that ends every episode. The critic's explained
 # variance tells less: it ends near 0.7 on all three seeds, below the 0.8 to 0.95 of the runs that land, and would alarm
@@ -1499,7 +1503,8 @@ finish_return_axes(preview_axes, floors[LANDER])
 ppo_panel = panel(train_ppo, ppo_config, floor=floors[LANDER], preview=plots.to_png(figure))
 
 # %% [markdown]
-# *Mean return of the last 100 episodes for the default settings: the mean, every seed, and the 95 % interval over five.*
+# *Mean return of the last 100 episodes for the default settings: the mean, every seed, and the 95 % interval over
+# five.*
 
 # %% [markdown]
 # ## Memory: when one look is not enough
@@ -1925,9 +1930,9 @@ plt.show()
 # PPO uses a rollout four times and throws it away. A replay would use it forever, if only it were not somebody else's:
 # the actions in it were drawn from an older policy $\mu$, with other probabilities. **ACER** (actor–critic with
 # experience replay, [Wang et al., 2017](../book/bibliography.md#wang2017)) weighs them with the **importance ratio**
-# $\rho_t(a) = \pi(a \mid s_t) / \mu(a \mid s_t)$, and has three devices against what can go wrong with that. The network
-# has a policy and, in place of $V$, action values: $V(s) = \sum_a \pi(a \mid s)\, Q(s, a)$. How often each device acts is
-# counted while it learns; on this moon, with our settings, one of them does the work.
+# $\rho_t(a) = \pi(a \mid s_t) / \mu(a \mid s_t)$, and has three devices against what can go wrong with that. The
+# network has a policy and, in place of $V$, action values: $V(s) = \sum_a \pi(a \mid s)\, Q(s, a)$. How often each
+# device acts is counted while it learns; on this moon, with our settings, one of them does the work.
 
 
 # %%
@@ -2269,11 +2274,10 @@ print(
 # *Mean return of the last 100 finished episodes, live; a mean below 200 is not a solved task. Each rollout is learned
 # from once when it is new, and on average four times more from the replay.*
 #
-# The last line counts the second and the third device at work. At $c = 10$ hardly a weight is large enough to be cut: a
-# replay of 50,000 steps holds policies that are a few dozen updates old, and a small learning rate has not taken the
-# present one far from them. And $\delta = 1$, the paper's number, is for rewards of the paper's size. Ours are divided
-# by 100, so are $g$ and $k^\top g$, and the leash hangs slack. What is left of ACER here is Retrace and a replay. A
-# shorter leash does pull at this scale: set `delta` to 0.01 and count.
+# The last line counts the second and the third device at work. At $c = 10$ hardly a weight is large enough to be cut,
+# although the replay reaches up to some 800 updates back. And $\delta = 1$, the paper's number, is for rewards of the
+# paper's size. Ours are divided by 100, so are $g$ and $k^\top g$, and the leash hangs slack. What is left of ACER here
+# is Retrace and a replay. A shorter leash does pull at this scale: set `delta` to 0.01 and count.
 
 # %% tags=["P6"]
 figure, axes = plt.subplots()
@@ -2287,11 +2291,11 @@ for name in ("acer_pole", "acer_lander", "acer_no_replay"):
     print(f"{name:15s} 100 fresh episodes: {np.round(returns)}")
 
 # %% [markdown]
-# *Mean return of the last 100 episodes: the mean, every seed as a thin line, and the range of the three seeds. With four
-# more updates from the replay for every new rollout ACER returns 174, 120 and 207 in fresh episodes, without them −41, 38
-# and 33: the clock then ends most episodes. The two differ in the number of updates as well, so that this is not yet a
-# comparison of old experience with new. ACER ends at 167 on average, A2C after the same 400,000 steps at 125, with
-# ranges that overlap, and it takes half as many seconds again.* <!-- held: acer_and_its_replay -->
+# *Mean return of the last 100 episodes: the mean, every seed as a thin line, and the range of the three seeds. With
+# four more updates from the replay for every new rollout ACER returns 174, 120 and 207 in fresh episodes, without them
+# −41, 38 and 33: the clock then ends most episodes. The two differ in the number of updates as well, so that this is
+# not yet a comparison of old experience with new. ACER ends at 167 on average, A2C after the same 400,000 steps at 125,
+# with ranges that overlap, and it takes half as many seconds again.* <!-- held: acer_and_its_replay -->
 #
 # ## Four of them, on one moon
 #
@@ -2408,9 +2412,10 @@ for env_id, task in BODIES.items():
 
 # %% [markdown]
 # *Numbers in an observation (positions, angles, velocities; the ant also feels its contacts, the humanoid contacts,
-# inertias and the forces of its motors), numbers in an action (a torque for each motor), decisions a second of simulated
-# time, and the decisions after which the clock truncates an episode.* The arm of `FetchReach` [(Plappert et al., 2018)](../book/bibliography.md#plappert2018) sees 16 numbers: ten
-# about itself, where its gripper is, and where it should be. The gallery shows each body after five random decisions.
+# inertias and the forces of its motors), numbers in an action (a torque for each motor), decisions a second of
+# simulated time, and the decisions after which the clock truncates an episode.* The arm of `FetchReach` [(Plappert et
+# al., 2018)](../book/bibliography.md#plappert2018) sees 16 numbers: ten about itself, where its gripper is, and where
+# it should be. The gallery shows each body after five random decisions.
 
 
 # %% tags=["P1"]
@@ -2473,10 +2478,11 @@ except RenderError as error:
 # ### Numbers of a size that networks like
 #
 # Joint angles are tenths, joint speeds are tens, and a network sees the speeds first. The usual remedy is **observation
-# normalisation** (no run here goes without it, so what it is worth is not measured). We keep the running mean and variance of everything seen, as chapter 1 does for its linear runner (its merge formula
-# serves here too), subtract and divide. One thing has to be watched: the statistics must not change between playing and
-# learning, or the same action gets another probability and the ratio no longer starts at 1. So they are renewed only
-# after the update, for the next rollout.
+# normalisation** (no run here goes without it, so what it is worth is not measured). We keep the running mean and
+# variance of everything seen, as chapter 1 does for its linear runner (its merge formula serves here too), subtract and
+# divide. One thing has to be watched: the statistics must not change between playing and learning, or the same action
+# gets another probability and the ratio no longer starts at 1. So they are renewed only after the update, for the next
+# rollout.
 #
 # **Reward normalisation** is for the critic. The advantages are normalised in any case, so the policy does not feel the
 # scale of the rewards; but a critic that must output 200 moves there slowly, and its large errors eat up the length to
@@ -3117,7 +3123,7 @@ axes = figure.subplots()
 draw_runs(axes, "P7", "ddpg_pendulum", "default settings")
 axes.axhline(pendulum_floor, color=plots.INK, linestyle=":", label="random policy")
 axes.set(xlabel="environment steps (thousands)", ylabel="mean return of the last 20")
-axes.legend(loc="lower right")
+axes.legend(loc="center right")
 ddpg_panel = panel(train_ddpg, ddpg_config, floor=pendulum_floor, preview=plots.to_png(figure))
 
 # %% [markdown]
@@ -3199,12 +3205,12 @@ excess.set(xlabel="learned minus exact value")
 plt.show()
 
 # %% [markdown]
-# *Left: mean return of the last twenty episodes on the pendulum, noise included: the mean, every seed as a thin line, and
-# the range of the three seeds. Right: how far the learned values lie above the exact ones, averaged over angles and
+# *Left: mean return of the last twenty episodes on the pendulum, noise included: the mean, every seed as a thin line,
+# and the range of the three seeds. Right: how far the learned values lie above the exact ones, averaged over angles and
 # speeds; each seed as a circle.* Both end with returns between −154 and −151. DDPG's values were within 4 points of the
-# truth on every seed, so that there was hardly an overestimate to cure; TD3's lie 12 to 14 points below it. And TD3, whose
-# actor moves half as often, climbs later: after 6,000 steps each of its seeds returns less than any of DDPG's. Three seeds
-# of a small task do not judge a method that was made for larger ones. <!-- held: ddpg_and_td3 -->
+# truth on every seed, so that there was hardly an overestimate to cure; TD3's lie 12 to 14 points below it. And TD3,
+# whose actor moves half as often, climbs later: after 6,000 steps each of its seeds returns less than any of DDPG's.
+# Three seeds of a small task do not judge a method that was made for larger ones. <!-- held: ddpg_and_td3 -->
 #
 # ### Bodies again
 #
@@ -3488,8 +3494,8 @@ plt.show()
 # *Mean size of the log ratio before the first gradient step, along a rollout; it has to be 0, and blue is, up to
 # rounding. Left: without resets learning goes wrong from the first end of an episode on (the clock ends them all in the
 # same step here, after 90; the gap in the curves is the step in which all of them reset and nobody decides anything);
-# without the first memory it goes wrong at once, and recovers as the LSTM finds its feet. Right: both faults spoil every
-# step.* What the first two cost:
+# without the first memory it goes wrong at once, and recovers as the LSTM finds its feet. Right: both faults spoil
+# every step.* What the first two cost:
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.0))
@@ -3706,8 +3712,8 @@ for label, config in without.items():
 #
 # PPO's five runs with the default settings have environments and episodes of their own. The other runs are older: with
 # seeds 1, 2, 3 Gymnasium gave environment $i$ the seed plus $i$, so that nearly all training environments and scoring
-# episodes of the lander and the cheetah, and nearly all scoring episodes of the pendulum and the reacher, were common to
-# the seeds of a row, and their ranges are narrower than those of independent runs may be.
+# episodes of the lander and the cheetah, and nearly all scoring episodes of the pendulum and the reacher, were common
+# to the seeds of a row, and their ranges are narrower than those of independent runs may be.
 
 
 # %%

@@ -87,6 +87,9 @@ class Chapter(ModuleType):
             sys.modules.pop(self.__name__, None)
         return self.__dict__[name]
 
+    def __reduce__(self) -> tuple:
+        return load_chapter, (Path(self.__file__).stem,)  # a worker process reads the file itself
+
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._source.binders})
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 LOCAL = ("file:", "data:", "blob:", "about:")
 VIEWS = 'script[type="application/vnd.jupyter.widget-view+json"]'

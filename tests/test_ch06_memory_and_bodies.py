@@ -204,6 +204,7 @@ def test_rows_without_a_decision_do_not_enter_the_loss():
     torch.testing.assert_close(after(rollout), after(rollout._replace(steps=spoiled)))
 
 
+@pytest.mark.slow
 def test_memory_tells_what_one_look_cannot():
     """Three seeds, a small budget: with memory well ahead of without."""
 
@@ -281,11 +282,22 @@ def test_the_body_gets_clipped_actions_and_the_rollout_those_that_were_drawn():
     envs.close()
 
 
-def test_a_body_learns_to_move_in_the_right_direction():
-    floor = ch.random_body_return("HalfCheetah-v5", 5, seed=0)
-    config = ch.BodyConfig(steps=40_960, workers=1)
-    net = ch.body_net_of(config, last(ch.train_body(config, 1)).state()["net"])
-    assert episode_returns(ch.mean_policy(net), config.env_id, 4, 7).mean() > floor + 300
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_gaussian_policy_learns_to_balance(seed):
+    """Doing nothing lasts 25 decisions, the best of some linear controllers of the angle 188."""
+    config = ch.BodyConfig("InvertedPendulum-v5", steps=32_768, num_envs=8, workers=1)
+    net = ch.body_net_of(config, last(ch.train_body(config, seed)).state()["net"])
+    assert episode_returns(ch.mean_policy(net), config.env_id, 10, 7).mean() > 188 + 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_body_learns_to_run_in_the_right_direction(seed):
+    """Random torques lose 300, standing still gets 0."""
+    config = ch.BodyConfig(steps=81_920, workers=1)
+    net = ch.body_net_of(config, last(ch.train_body(config, seed)).state()["net"])
+    assert episode_returns(ch.mean_policy(net), config.env_id, 4, 7).mean() > 300
 
 
 # DDPG and TD3
@@ -459,10 +471,14 @@ def test_a_run_stops_anywhere_and_goes_on(train, config, tmp_path):
     assert again.step == finished.step and again.metrics == finished.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_ddpg_learns_to_swing_up(seed):
-    floor = -1230  # random play
-    config = ch.DDPGConfig(steps=4000)
-    weights = last(ch.train_ddpg(config, seed)).state()["agent"][0]
+@pytest.mark.parametrize("name", ["ddpg", "td3"])
+def test_the_pendulum_swings_up(name, seed):
+    """Hanging still gets -1,200, random torques -1,230; a constant torque or pumping with the speed get less."""
+    train, make = {"ddpg": (ch.train_ddpg, ch.DDPGConfig), "td3": (ch.train_td3, ch.TD3Config)}[
+        name
+    ]
+    weights = last(train(make(steps=4000), seed)).state()["agent"][0]
     policy = ch.actor_policy(ch.actor_of(weights), "Pendulum-v1")
-    assert episode_returns(policy, "Pendulum-v1", 20, 7).mean() > floor + 700
+    assert episode_returns(policy, "Pendulum-v1", 20, 7).mean() > -1200 + 700

@@ -19,11 +19,13 @@ from torch.nn.utils import parameters_to_vector
 
 from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
 from rlbook_utils.definitions import load_chapter
-from rlbook_utils.rollout import make_vector, spread
+from rlbook_utils.rollout import episode_returns, make_vector, spread
 
 ch = load_chapter("ch06_policy_optimisation")
 gym.register("ShortPole-v0", entry_point=CartPoleEnv, max_episode_steps=12)
-RANDOM_RETURN = 22.5  # CartPole's mean return under random pushes
+TRIVIAL_RETURN = (
+    42  # CartPole's mean return of pushing to the side where the pole leans; random pushes get 22
+)
 
 
 def last(progresses):
@@ -276,7 +278,7 @@ def test_shared_adam_is_adam(tmp_path):
     torch.testing.assert_close(views[0].params, plain)
 
 
-def test_a3c_learns_in_real_processes_and_stops(monkeypatch):
+def test_a3c_runs_in_real_processes_and_stops(monkeypatch):
     """Two workers; an edited cell reaches them; closing the generator ends them."""
     config = ch.A3CConfig("CartPole-v1", steps=100_000, num_envs=8, horizon=16, reward_scale=0.1)
     run = ch.train_a3c(config, 1)
@@ -521,33 +523,55 @@ def copy_of(net):
 # Learning
 
 
+def test_the_trivial_policy_is_better_than_random_pushes():
+    lean = lambda obs: (obs[:, 2] > 0).astype(int)
+    assert episode_returns(lean, "CartPole-v1", 200, 0).mean() == pytest.approx(
+        TRIVIAL_RETURN, abs=2
+    )
+    assert ch.random_returns("CartPole-v1", 200, 0).mean() < TRIVIAL_RETURN / 1.5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_ppo_learns_cartpole(seed):
     config = dataclasses.replace(ch.PPO_POLE, steps=30_000)
     first, *_, end = ch.train_ppo(config, seed)
-    assert end.metrics["mean_return"] > RANDOM_RETURN + 100
+    assert end.metrics["mean_return"] > TRIVIAL_RETURN + 80
     assert 0 < end.metrics["approx_kl"] < 0.05 and end.metrics["entropy"] < 0.69
     assert first.metrics["explained_variance"] < end.metrics["explained_variance"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a2c_learns_cartpole(seed):
     end = last(ch.train_a2c(dataclasses.replace(ch.A2C_POLE, steps=50_000), seed))
-    assert end.metrics["mean_return"] > RANDOM_RETURN + 80
+    assert end.metrics["mean_return"] > TRIVIAL_RETURN + 60
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a3c_learns_cartpole(seed):
+    config = dataclasses.replace(ch.A3C_POLE, steps=60_000)
+    net = ch.net_of(last(ch.train_a3c(config, seed)).state()["net"], "CartPole-v1")
+    assert ch.score(net, "CartPole-v1", seed).mean() > TRIVIAL_RETURN + 60
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_acer_learns_cartpole(seed):
     end = last(ch.train_acer(dataclasses.replace(ch.ACER_POLE, steps=25_000), seed))
-    assert end.metrics["mean_return"] > RANDOM_RETURN + 80
+    assert end.metrics["mean_return"] > TRIVIAL_RETURN + 60
 
 
-def test_trpo_learns_cartpole():
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_trpo_learns_cartpole(seed):
     config = dataclasses.replace(ch.TRPO_POLE, steps=30_000)
-    end = last(ch.train_on_policy(config, 1, None, "cpu", ch.trpo_update))
-    assert end.metrics["mean_return"] > RANDOM_RETURN + 80 and end.metrics["kl"] <= ch.MAX_KL
+    end = last(ch.train_on_policy(config, seed, None, "cpu", ch.trpo_update))
+    assert end.metrics["mean_return"] > TRIVIAL_RETURN + 60 and end.metrics["kl"] <= ch.MAX_KL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a2c", "ppo", "acer", "a3c"])
 def test_training_goes_on_where_it_stopped(name, tmp_path):
     """Half a run, through a checkpoint, and the other half: counters, weights and moments carry over."""

@@ -44,6 +44,14 @@ def test_loader_runs_definitions_only(toy, capsys):
         load_chapter("ch98")
 
 
+def test_a_chapter_that_another_has_loaded_travels_to_worker_processes():
+    other = load_chapter("ch00_foundations")
+    sent = cloudpickle.dumps(lambda size: sum(p.numel() for p in other.mlp(size, 3).parameters()))
+    code = "import sys, pickle; print(pickle.load(sys.stdin.buffer)(4))"
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert done.stdout.strip() == b"15"
+
+
 def test_a_missing_package_stops_only_what_needs_it(toy):
     assert toy.root(9) == 7
     with pytest.raises(ModuleNotFoundError, match="not_installed"):

@@ -9,7 +9,17 @@ import torch
 from rlbook_utils.definitions import CHAPTERS, load_chapter
 from rlbook_utils.notebooks import read_script
 
-ROWS = {"F": 5, "E": 9, "D": 10, "C": 9, "M": 6, "A": 10, "P": 8, "R": 10, "S": 2}  # the book's promises
+ROWS = {
+    "F": 5,
+    "E": 9,
+    "D": 10,
+    "C": 9,
+    "M": 6,
+    "A": 10,
+    "P": 8,
+    "R": 10,
+    "S": 2,
+}  # the book's promises
 SCRIPTS = sorted(CHAPTERS.glob("ch*.py"))
 ROW = re.compile(r"[A-Z]\d+")
 
@@ -19,7 +29,9 @@ def rows_of(path):
     tags = {tag for cell in read_script(path).cells for tag in cell.metadata.get("tags", [])}
     chapter = load_chapter(path.stem)
     measured = {m.row for m in chapter.MEASUREMENTS if m.metrics}
-    return {tag for tag in tags if ROW.fullmatch(tag)}, measured | set(getattr(chapter, "SHOWN", ()))
+    return {tag for tag in tags if ROW.fullmatch(tag)}, measured | set(
+        getattr(chapter, "SHOWN", ())
+    )
 
 
 def test_every_row_has_its_cells_and_its_number():
@@ -52,12 +64,17 @@ TRAININGS = [  # chapter, training, config, its small settings
 ]
 
 
-@pytest.mark.parametrize(("chapter", "training", "config", "small"), TRAININGS, ids=[t[1] for t in TRAININGS])
+@pytest.mark.parametrize(
+    ("chapter", "training", "config", "small"), TRAININGS, ids=[t[1] for t in TRAININGS]
+)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU here.")
 def test_training_runs_on_a_gpu_unchanged(chapter, training, config, small):
     ch = load_chapter(chapter)
+    if training == "train_curious" and not ch.can_play():
+        pytest.skip("Super Mario's emulator is not installed.")
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()  # by tests before this one
     *_, progress = getattr(ch, training)(getattr(ch, config)(**small), 1, device="cuda")
-    assert torch.cuda.max_memory_allocated() > 0, "nothing was done on the GPU"
+    assert torch.cuda.max_memory_allocated() > before, "nothing was done on the GPU"
     assert all(value == value for value in progress.metrics.values())
     assert progress.step >= progress.total

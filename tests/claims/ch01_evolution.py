@@ -156,3 +156,8 @@ def hungry_strategy():
     for name in ("PPO", "DQN"):
         assert stats.mannwhitneyu(strategy, steps[name], alternative="greater").pvalue < 0.025
     return [np.median(strategy) / np.median(steps[name]) for name in ("PPO", "DQN")]
+
+
+def first_seed_gets_least():
+    returns = [run["metrics"]["halfcheetah_return"] for run in results.runs("E5", "halfcheetah")]
+    assert len(returns) == 5 and min(returns) == returns[0]

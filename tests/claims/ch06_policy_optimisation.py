@@ -107,6 +107,15 @@ def hovering():
     return [through, 13]
 
 
+def two_flights():
+    heights, values, _ = ch.flight(ch.stored_net("P4", "ppo", 1), seed=3)
+    assert len(heights) < 200 and abs(heights[-1]) < 0.1
+    assert values.min() > 0.85 and values.max() < 2.15
+    heights, values, _ = ch.flight(ch.stored_net("P4", "ppo_hover", 1), seed=3)
+    assert len(heights) == 1000 and heights[-1] > heights[0] / 2 and np.abs(values).max() < 0.1
+    return [1000]
+
+
 def critic_of_the_hoverers():
     ends = lambda name: results.curves("P4", name, "explained_variance")[:, -10:].mean(1)
     landing = np.concatenate([ends("ppo"), ends("ppo_short_sighted")])
