@@ -893,7 +893,7 @@ a3c_config = by_budget(smoke=A3CConfig(steps=8192), laptop=A3CConfig(steps=300_0
 a3c_run = watch(train_a3c(a3c_config, seed=1), floor=floors[LANDER])
 a3c_score = score(net_of(a3c_run.state["net"], LANDER), LANDER, seed=1)
 print(f"LunarLander: mean return {a3c_score.mean():.0f} over 100 fresh episodes")
-print(f"{a3c_run['steps_per_second'][1:].mean():,.0f} steps/s including learning")
+print(f"{a3c_config.steps / a3c_run.seconds:,.0f} steps/s including learning")
 print(f"updates by others during a rollout: {a3c_run['staleness'].mean():.2f}")
 
 # %% [markdown]
