@@ -25,6 +25,7 @@ language = "en"
 
 # Pages come from the stored outputs. A widget goes before the PNG that stands beside it for other viewers.
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # a cell that prints links prints links of the book
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", 1)]
 nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]

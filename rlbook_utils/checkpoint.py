@@ -76,9 +76,9 @@ def resume(path: str | Path, config: Any = None, seed: int | None = None) -> dic
 
 
 def as_tensors(state: Any) -> Any:
-    """A nested state with its arrays as tensors, as ``load_state_dict`` wants them."""
-    if isinstance(state, np.ndarray):
-        return torch.from_numpy(state)
+    """A nested state with its arrays and tensors as fresh tensors: what ``load_state_dict`` takes, an optimiser keeps."""
+    if isinstance(state, np.ndarray | torch.Tensor):
+        return torch.as_tensor(state).clone()
     if isinstance(state, dict):
         return {key: as_tensors(item) for key, item in state.items()}
     return [as_tensors(item) for item in state] if isinstance(state, list) else state

@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Error, sync_playwright
 
+torch.set_num_threads(1)  # as in the book: its networks are small
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--no-first-run")  # fmt: skip
 

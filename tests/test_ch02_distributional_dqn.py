@@ -750,6 +750,7 @@ def test_copies_put_each_row_that_spans_a_crossing_into_the_replay_six_times(
     assert spread == 2 and sorted(counts.values()) == [1] * (9 - spanning) + [6] * spanning
 
 
+@pytest.mark.slow
 def test_a_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     config, path = ch.AgentConfig(steps=8192, num_envs=8), tmp_path / "run.safetensors"
     stream = ch.train(config, 0)
@@ -768,6 +769,7 @@ def test_a_training_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     assert rest[0].step > progress.step and rest[-1].step >= config.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
 def test_two_trainings_with_one_seed_are_the_same_and_another_seed_is_another(noisy: bool) -> None:
     config = ch.AgentConfig(steps=5120, num_envs=8, noisy=noisy)

@@ -422,10 +422,12 @@ def test_truncation_with_correction_is_unbiased(limit):
 
 def test_correction_is_for_large_ratios_only():
     """1 - c / rho clipped at 0: without ratios above c, only the truncated part is left."""
-    logits, behaviour = torch.zeros(1, 2, requires_grad=True), torch.full((1, 2), 0.5)
-    q = torch.tensor([[5.0, -5.0]])
-    gain = ch.acer_gain(logits, torch.tensor([0]), behaviour, q, torch.tensor([0.0]), 2.0)
-    assert gain.item() == 0  # target = value, and no correction although Q says otherwise
+    logits = torch.tensor([[1.0, -0.5]], requires_grad=True)
+    probs, q = torch.softmax(logits, -1).detach(), torch.tensor([[5.0, -4.0]])
+    value = (probs * q).sum(-1)  # as target it leaves nothing of the truncated part
+    actions = torch.tensor([0])
+    assert ch.acer_gain(logits, actions, probs, q, value, 2.0).item() == pytest.approx(0, abs=1e-6)
+    assert ch.acer_gain(logits, actions, probs / 4, q, value, 2.0).abs().item() > 0.1
 
 
 def test_leash_is_a_projection():

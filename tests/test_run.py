@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from rlbook_utils.checkpoint import (
     CheckpointError,
+    as_tensors,
     load_checkpoint,
     random_state,
     restore_random,
@@ -122,6 +123,20 @@ def test_checkpoint_round_trip(tmp_path):
     moments = optimiser.state_dict()["state"][0]
     np.testing.assert_array_equal(back["optimiser"]["state"][0]["exp_avg"], moments["exp_avg"])
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("kept", [np.ones(3, np.float32), torch.ones(3)])
+def test_a_state_stays_what_it_was_when_a_run_goes_on_from_it(kept):
+    """Adam's ``load_state_dict`` takes tensors as they are and then writes into them."""
+    weights = torch.nn.Parameter(torch.zeros(3))
+    optimiser = torch.optim.Adam([weights])
+    weights.sum().backward()
+    optimiser.step()
+    state = optimiser.state_dict()
+    state["state"][0]["exp_avg"] = kept
+    optimiser.load_state_dict(as_tensors(state))
+    optimiser.step()
+    assert (torch.as_tensor(kept) == 1).all()
 
 
 def test_random_numbers_go_on_through_a_checkpoint(tmp_path):
