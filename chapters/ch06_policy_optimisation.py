@@ -927,8 +927,8 @@ for workers in by_budget(smoke=(2,), laptop=(1, 2, 6)):
 # %% [markdown]
 # *Staleness is the number of updates by others between copying the network and applying the gradient. It is about one
 # less than the number of workers: they take turns. An addition to one number is over in a moment; writing some ten
-# thousand parameters takes longer, so that parts of an update can be lost although the count is complete. A count
-# without losses says that collisions are rare, not that there are none.*
+# thousand parameters takes longer, so that parts of an update can be lost although the count is complete. A count with
+# few losses, or none, says that collisions are rare, not that there are none.*
 #
 # Over seeds, beside A2C's curves and with the source's six workers as well:
 

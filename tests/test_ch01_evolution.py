@@ -22,8 +22,7 @@ from ray.cluster_utils import Cluster
 from scipy import stats
 
 from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
-from rlbook_utils.definitions import CHAPTERS, load_chapter
-from rlbook_utils.notebooks import read_script
+from rlbook_utils.definitions import load_chapter
 from rlbook_utils.rollout import spread
 
 ch = load_chapter("ch01_evolution")
@@ -815,6 +814,7 @@ def first_observations(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measurement", ch.MEASUREMENTS, ids=lambda m: m.name)
 def test_a_measurement_finds_what_it_promises_on_streams_of_its_own(
     measurement, monkeypatch, first_observations
@@ -855,17 +855,3 @@ def test_a_measurement_finds_what_it_promises_on_streams_of_its_own(
         assert not shared
     uses = {use for who in owners.values() for _, use in who}
     assert uses == BEGINNINGS.get(measurement.name, set())
-
-
-def test_every_row_has_its_cells_and_its_number():
-    notebook = read_script(CHAPTERS / "ch01_evolution.py")
-    tagged = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
-    rows = {f"E{i}" for i in range(1, 10)}
-    assert rows <= tagged
-    assert rows == {m.row for m in ch.MEASUREMENTS if m.metrics} | set(ch.SHOWN)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU here.")
-def test_training_runs_on_a_gpu_unchanged():
-    state = last(ch.evolve(SMALL, 1, device="cuda")).state()
-    assert state["population"].is_cuda and state["fitness"].max() > 5 * RANDOM_RETURN

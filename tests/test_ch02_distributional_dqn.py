@@ -624,6 +624,7 @@ def test_freeway_is_the_game_the_chapter_describes() -> None:
     envs.close()
 
 
+@pytest.mark.slow
 def test_holding_up_is_the_floor_to_beat_and_random_play_never_crosses() -> None:
     rng = np.random.default_rng(0)
     assert 19 <= ch.play_freeway(lambda ram: np.full(len(ram), ch.UP), 2, seed=0).mean() <= 23
@@ -1073,6 +1074,7 @@ def test_the_wind_blows_as_often_as_it_says() -> None:
     assert rewards.tolist() == [-1 + ch.FALL, -1] and ended.all()
 
 
+@pytest.mark.slow
 def test_three_criteria_choose_three_paths() -> None:
     rows = {"mean": 2, "mean less variance": 1, "CVaR": 0}
     found, worst = {}, {}

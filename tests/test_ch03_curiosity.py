@@ -241,6 +241,7 @@ def walked(kind, seed, **changes):
     return config, progress.state()
 
 
+@pytest.mark.slow
 def test_the_naive_stare_at_the_television_and_icm_does_not():
     for seed in (1, 2, 3):
         naive = ch.time_at_tv(walked("pixels", seed, steps=1000)[1])
@@ -551,6 +552,7 @@ needs_mario = pytest.mark.skipif(
 TINY = {"num_envs": 2, "stuck": 5}
 
 
+@pytest.mark.slow
 @needs_mario
 def test_a_stopped_training_goes_on_where_it_stopped(tmp_path):
     config = ch.CuriousConfig(steps=1024, horizon=128, minibatch=64, **TINY)
@@ -579,6 +581,7 @@ def test_a_dead_emulator_ends_the_training_with_one_sentence(monkeypatch):
     assert all(process.poll() is not None for process, _ in made[0].workers)
 
 
+@pytest.mark.slow
 @needs_mario
 def test_the_seed_decides_a_run_although_a_thread_plays():
     config = ch.CuriousConfig(steps=512, horizon=64, warm_up=1, **TINY)
@@ -586,6 +589,7 @@ def test_the_seed_decides_a_run_although_a_thread_plays():
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 @needs_mario
 def test_a_stopped_dqn_goes_on_where_it_stopped(monkeypatch):
     monkeypatch.setattr(ch, "REPORT", 64)
@@ -634,6 +638,7 @@ def test_pictures_in_one_go_are_the_means_of_blocks_one_by_one():
     assert (ch.shrink(np.full((1, 240, 256, 3), 255, np.uint8)) == 255).all()
 
 
+@pytest.mark.slow
 def test_without_the_emulator_the_chapter_says_how_to_get_it_and_everything_else_runs():
     code = (
         "import sys; sys.modules['gym_super_mario_bros'] = None\n"

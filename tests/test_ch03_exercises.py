@@ -232,6 +232,7 @@ def test_the_gradient_goes_back_through_the_memory_but_not_beyond_an_episodes_st
     assert felt[:, 1:].all() and felt[5:, 0].all() and not felt[:5, 0].any()
 
 
+@pytest.mark.slow
 def test_training_from_start_to_end(monkeypatch):
     monkeypatch.setitem(ch.train_gru.__globals__, "make_mario", Flicker)
     *_, last = ch.train_gru(CONFIG, seed=1)
@@ -254,6 +255,7 @@ def test_given_up_against_a_count_by_hand():
     assert [ch.given_up(trace, limit) for limit in (1, 2, 3, 4, 5, 9)] == [50, 50, 60, 60, 70, 70]
 
 
+@pytest.mark.slow
 @emulator
 def test_one_set_of_episodes_answers_for_every_limit():
     def press():

@@ -134,6 +134,7 @@ def test_a_resumed_run_goes_on_and_a_finished_one_says_what_it_knows(tmp_path: P
     assert all(torch.equal(kept[name], again.state()["dqn"][0][name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_run() -> None:
     finals = []
     for seed in (1, 1, 2):

@@ -448,6 +448,7 @@ def test_the_coin_and_the_stored_agents_are_measured_over_whole_episodes(stairs)
     assert found.metrics["replayed_right"] == np.isin(pressed, (1, 2, 3, 4)).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("game", ["boxing", "montezuma"])
 def test_the_sparse_games_are_measured(monkeypatch, game):
     (measurement,) = (m for m in ch.MEASUREMENTS if m.name == game)
@@ -471,6 +472,7 @@ def test_the_sparse_games_are_measured(monkeypatch, game):
 # A house with missing packages
 
 
+@pytest.mark.slow
 def test_the_chapter_lends_its_functions_without_packages_of_other_chapters():
     code = (
         "import sys\n"

@@ -40,6 +40,7 @@ def test_every_body_is_there_with_an_action_for_each_motor():
         env.close()
 
 
+@pytest.mark.slow
 def test_without_a_renderer_one_line_names_the_package_and_the_chapter_goes_on(tmp_path):
     """The cells tagged P1, run where MuJoCo finds no way to draw."""
     path = CHAPTERS / "ch06_policy_optimisation.py"

@@ -278,6 +278,7 @@ def test_shared_adam_is_adam(tmp_path):
     torch.testing.assert_close(views[0].params, plain)
 
 
+@pytest.mark.slow
 def test_a3c_runs_in_real_processes_and_stops(monkeypatch):
     """Two workers; an edited cell reaches them; closing the generator ends them."""
     config = ch.A3CConfig("CartPole-v1", steps=100_000, num_envs=8, horizon=16, reward_scale=0.1)

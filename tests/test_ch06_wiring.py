@@ -67,8 +67,8 @@ RESUMED = {  # episodes end where reports are made, so that a fresh episode is t
     "acer": lambda: ch.ACERConfig("Clockwork10-v0", steps=9600, workers=1, capacity=640, learning_rate=1e-2),
     "memory": lambda: ch.MemoryConfig("Clockwork33-v0", steps=8704, num_envs=8, horizon=34, minibatch=128),
     "body": lambda: ch.BodyConfig("Motors16-v0", steps=8192, num_envs=8, horizon=64, workers=1),
-    "ddpg": lambda: ch.DDPGConfig("Motors24-v0", steps=3000, warm_up=800, batch_size=8, hidden=8),
-    "td3": lambda: ch.TD3Config("Motors24-v0", steps=3000, warm_up=800, batch_size=8, hidden=8),
+    "ddpg": lambda: ch.DDPGConfig("Motors24-v0", steps=2000, warm_up=900, batch_size=8, hidden=8),
+    "td3": lambda: ch.TD3Config("Motors24-v0", steps=2000, warm_up=900, batch_size=8, hidden=8),
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def flat(state):
     return [np.asarray(state, float).ravel()] if state is not None else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_continues_as_if_it_had_never_stopped(name, tmp_path):
     train, config = getattr(ch, f"train_{name}"), RESUMED[name]()
@@ -118,6 +119,7 @@ def test_a_dead_worker_of_the_environments_gives_one_sentence():
         assert time.perf_counter() - began < 5
 
 
+@pytest.mark.slow
 def test_a_dead_worker_of_a3c_gives_one_sentence_and_ends_the_others(monkeypatch):
     crews, make = [], ch.Crew
     monkeypatch.setattr(ch, "Crew", lambda *order: crews.append(make(*order)) or crews[-1])
@@ -135,6 +137,7 @@ def test_a_dead_worker_of_a3c_gives_one_sentence_and_ends_the_others(monkeypatch
 # What only another chapter or another cell needs
 
 
+@pytest.mark.slow
 def test_the_learner_loads_without_packages_that_others_need():
     code = """
 import sys
@@ -491,6 +494,7 @@ MEASURED = {  # for each function that measures: a small config of the same clas
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_measures_a_published_number_runs_and_finds_what_it_promises(name, monkeypatch):
     function = lambda measure: getattr(measure, "func", measure)

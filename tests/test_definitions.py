@@ -65,6 +65,7 @@ def test_what_is_replaced_stays_replaced(toy, monkeypatch):
     assert toy.root(4) == 102
 
 
+@pytest.mark.slow
 def test_chapters_do_without_packages_that_only_another_needs():
     blocked = ("ray", "stable_baselines3", "gymnasium_robotics")
     code = f"""

@@ -18,6 +18,7 @@ def results_cli(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=results.RESULTS.parent)
 
 
+@pytest.mark.slow
 def test_results_command_explains_bad_input():
     done = results_cli("--row", "Z9")
     assert done.returncode and done.stdout == ""
@@ -26,6 +27,7 @@ def test_results_command_explains_bad_input():
     assert done.returncode and "SEEDS is 'one'" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_results_command_measures_without_writing():
     before = {path: path.read_bytes() for path in results.RESULTS.rglob("*.json")}
     done = results_cli("--row", "E1", "--seeds", "101,102")
@@ -134,6 +136,7 @@ def stored_value(folder, seed):
     ]
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_measured_and_a_torn_file_is_measured_again(toy):
     folder, _, run = toy
     assert run().stderr.count("seed ") == 3
@@ -148,6 +151,7 @@ def test_only_what_is_missing_is_measured_and_a_torn_file_is_measured_again(toy)
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_changed_code_is_named_and_measured_again_on_request(toy):
     folder, chapter, run = toy
     run()
@@ -168,6 +172,7 @@ def test_changed_code_is_named_and_measured_again_on_request(toy):
     assert "X1 toy, seeds 1, 2, 3" in run().stderr, "what the package does counts too"
 
 
+@pytest.mark.slow
 def test_a_change_that_changes_nothing_is_named_with_its_reason(toy):
     folder, chapter, run = toy
     run()
@@ -191,6 +196,7 @@ def test_a_change_that_changes_nothing_is_named_with_its_reason(toy):
     assert run().stderr == ""
 
 
+@pytest.mark.slow
 def test_a_readers_seeds_leave_the_headline_alone(toy):
     folder, _, run = toy
     run()

@@ -80,6 +80,7 @@ def test_sending_to_a_dead_worker_says_so_too():
                 line.send("x" * 10**6)
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_end_is_killed():
     crew = Crew(serve, [(1,)])
     crew.members[0][1].send("sleep")
