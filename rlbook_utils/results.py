@@ -30,7 +30,9 @@ from rlbook_utils.numbers import spread_of
 RESULTS = CHAPTERS.parent / "results"
 HEADLINES = RESULTS / "headlines.json"
 EQUIVALENT = RESULTS / "equivalent.json"
-VERSIONED = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "ray", "stable-baselines3")
+VERSIONED = (
+    "torch", "numpy", "gymnasium", "ale-py", "magent2", "mujoco", "ray", "stable-baselines3"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
