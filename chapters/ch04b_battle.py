@@ -235,7 +235,9 @@ def chaser(battles: Sequence[Battle], team: int) -> list[np.ndarray]:
 # %%
 def fight(red: Player, blue: Player, field: Field, battles: int, seed: int | Sequence[int]) -> np.ndarray:
     """Survivors of both teams after each of ``battles``, all played side by side: [battles, 2]."""
-    all_battles = [Battle(field, rng) for rng in generators(seed, battles)]
+    first, *lots = generators(seed, battles + 1)
+    torch.manual_seed(int(first.integers(2**31)))  # for what the networks draw
+    all_battles = [Battle(field, lot) for lot in lots]
     while still := [battle for battle in all_battles if not battle.over]:
         orders = zip(red(still, RED), blue(still, BLUE), strict=True)
         for battle, actions in zip(still, orders, strict=True):
@@ -309,6 +311,11 @@ class BattleConfig:
     capacity: int = knob(200_000, 1_000, 1_000_000, "experiences a team remembers")
     learning_rate: float = knob(1e-3, 1e-5, 1e-2, "Adam's, falling to a tenth")
     sync_every: int = knob(200, 1, 10_000, "updates between copies to the target network")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        if self.knowledge not in KNOWLEDGE:
+            raise ValueError(f"knowledge is {self.knowledge!r}; it can be {', '.join(KNOWLEDGE)}.")
 
 
 class Deed(NamedTuple):
@@ -490,7 +497,6 @@ TRAINING, SCORING, TOURNAMENT = 1, 2, 3  # first part of every seed: no training
 
 def train_battle(config: BattleConfig, seed: int, state: dict | None = None) -> Iterator[Progress]:
     """Mean-field Q-learning for both teams; yields how many of the last hundred battles with the chaser were won."""
-    check_config(config)
     rng, *lots = generators((TRAINING, seed, state["steps"] if state else 0), config.battles + 1)
     torch.manual_seed(int(rng.integers(2**31)))
     teams = [Team(config) for _ in (RED, BLUE)]
@@ -560,7 +566,7 @@ def commanders(nets: Sequence[nn.Module], knowledge: str, temperature: float = T
 
 
 # %%
-BATTLES = 200  # of each stored score
+BATTLES, CLOCK = 200, 1000  # of each stored score; steps after which a battle ends undecided (MAgent2's own)
 
 
 def measure_learner(config: BattleConfig, seed: int) -> Measured:
@@ -572,8 +578,9 @@ def measure_learner(config: BattleConfig, seed: int) -> Measured:
     seconds = time.perf_counter() - began
     last = [team["parts"][0] for team in progress.state()["teams"]]
     led = commanders(nets_of(last, config.hidden), config.knowledge)
+    field = config.field._replace(limit=CLOCK)
     against = {
-        name: both_sides(led, other, config.field, BATTLES, (SCORING, seed, i))._asdict()
+        name: both_sides(led, other, field, BATTLES, (SCORING, seed, i))._asdict()
         for i, (name, other) in enumerate({"chaser": CHASER, "random": RANDOM}.items())
     }
     found = {f"{what}_against_{name}": x for name, s in against.items() for what, x in s.items()}
@@ -592,6 +599,9 @@ class TournamentConfig:
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     battles: int = knob(24, 2, 1000, "of each pair, half of them on either side")
 
+    def __post_init__(self) -> None:
+        check_config(self)
+
 
 def stored_commanders(field: str, learner: str, seed: int) -> tuple[Player, Player]:
     """The teams that a stored run ended with. Raises FileNotFoundError saying how to make them."""
@@ -607,7 +617,7 @@ def stored_commanders(field: str, learner: str, seed: int) -> tuple[Player, Play
 
 def measure_tournament(config: TournamentConfig, seed: int) -> Measured:
     """Every learner's run with this seed against all runs of all learners, the chaser, and random soldiers."""
-    field, found = FIELDS[config.field], {}
+    field, found = FIELDS[config.field]._replace(limit=CLOCK), {}
     others = {name: [stored_commanders(config.field, name, s) for s in config.seeds] for name in LEARNERS}
     others |= {"chaser": [CHASER], "random": [RANDOM]}
     for i, learner in enumerate(LEARNERS):
