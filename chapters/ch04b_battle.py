@@ -76,7 +76,7 @@ if not HAS_MAGENT:
 
 # %%
 class Field(NamedTuple):
-    """A battlefield: soldiers a team, side of the square map, cells between the armies and the middle, clock."""
+    """A battlefield: soldiers a team, side of the square map, free columns between a team and the middle, clock."""
 
     soldiers: int
     side: int
@@ -132,7 +132,7 @@ class Battle:
         self.engine.reset()
         self.steps = 0
         for team, cells in zip(self.teams, line_up(self.field), strict=True):
-            self.engine.add_agents(team, method="custom", pos=cells)
+            self.engine.add_agents(team, method="custom", pos=self.rng.permutation(cells))
         self.last_actions = [np.full(self.field.soldiers, -1) for _ in self.teams]
         self._look_where()
 
@@ -154,7 +154,8 @@ class Battle:
     def step(self, actions: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Carry out both teams' actions [N]; return rewards [N] and who still lives [N], for those who acted.
 
-        The engine moves soldiers in the order in which actions were set, so a coin decides which team comes first.
+        The engine moves soldiers in the order in which actions were set, and within a team by their rows: a coin decides
+        which team comes first, and a lot at the start of a battle the rows.
         """
         for team in self.rng.permutation(2):
             self.engine.set_action(self.teams[team], actions[team].astype(np.int32))
@@ -175,7 +176,7 @@ class Battle:
 
 # %%
 def mean_actions(battle: Battle, team: int) -> np.ndarray:
-    """Share of each action among a soldier's comrades within REACH, one step ago: [N, A]; zeros where there are none."""
+    """Share of each action, one step ago, among comrades at most REACH steps away: [N, A]; zeros where there are none."""
     last, where = battle.last_actions[team], battle.positions[team]
     near = np.abs(where[:, None] - where[None]).sum(-1) <= REACH  # [N, N]
     np.fill_diagonal(near, False)
