@@ -634,7 +634,8 @@ for name in ("blinking", "settled_in_halves", "settled_in_turn"):
 # It is enough that no two neighbours answer at the same time. A random policy is no cure: as long as all answer at once
 # and look at nobody but their neighbours, the two histories of an even ring stay apart whatever the policy. The source
 # makes three to five sweeps and trusts that they dilute the random start; in turn, that is nearly true. Half at a time
-# takes two array operations where all at once takes one. The lattice will use the same two colours.
+# takes two array operations where all at once takes one. The lattices of the [next notebook](ch04b_mean_field.ipynb)
+# will use the same two colours.
 #
 # ### Spot the bug: a copy that is none
 #
