@@ -1362,7 +1362,7 @@ for size in (20, 40, 100, 200):
 # time, cores and versions. The tables and bands of this chapter are drawn from those files.
 
 
-# %%
+# %% tags=["hide-input"]
 def measure_pennies(config: GameConfig, seed: int) -> Measured:
     """Drift of an action's expected reward, and error of what was learned, in the second half of a run."""
     found, later = {}, slice(config.steps // 2, None)
@@ -1398,7 +1398,7 @@ def measure_climbing(config: GameConfig, seed: int) -> Measured:
     return Measured(found, curves=curves)
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class SweepConfig:
     """Agents that know their values, answering each other from random starts."""
@@ -1429,7 +1429,7 @@ def measure_sweeps(config: SweepConfig, seed: int) -> Measured:
     return Measured(found, curves=curves)
 
 
-# %%
+# %% tags=["hide-input"]
 def ring_scores(spins: torch.Tensor) -> dict[str, float]:
     """How well rings [S, N] have ended."""
     rewards = ((neighbours_action(spins) @ REWARDS) * one_hot(as_actions(spins))).sum(-1)
@@ -1464,7 +1464,7 @@ def measure_ring(config: RingConfig, seed: int) -> Measured:
     return Measured(found, baseline, {"loss": losses.mean((1, 2)).tolist()})
 
 
-# %%
+# %% tags=["hide-input"]
 def measure_rules(config: RingConfig, seed: int) -> Measured:
     """How a ring ends that follows a rule, in turn, from the same start as the networks."""
     found = {}
@@ -1490,7 +1490,7 @@ def measure_speed(config: SpeedConfig, seed: int) -> Measured:
 
 # %%
 FIVE, TEN, TWENTY = tuple(range(1, 6)), tuple(range(1, 11)), tuple(range(1, 21))
-HEADLINE = "Ring of 20 networks: {M3.best_response} of the agents on a best response"
+HEADLINE = "Ring of 20 networks: {M3.domains} domains, every agent on a best response"
 CLIMB = GameConfig(steps=2000, epsilon=0.3, learning_rate=0.2, game="climbing")
 MEASUREMENTS = [
     Measurement("M1", "pennies", measure_pennies, GameConfig(), TEN, (

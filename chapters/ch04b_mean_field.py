@@ -25,8 +25,8 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 04](ch04_multi_agent.ipynb): the joint action of neighbours, and why sweeps go in turn. |
-# | **Time** | About TIME for all cells on two cores. The first result is there within a minute. |
-# | **Memory** | About MEMORY. No GPU. |
+# | **Time** | About two minutes for all cells on two cores. The first result is there within seconds. |
+# | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 9 of [Zai and Brown (2020)](../book/bibliography.md#zai2020), section 9.4. Its systems
@@ -170,8 +170,8 @@ plt.show()
 # r = \tanh\!\big( 5\, (\bar a_a - \tfrac12) \big) ,
 # $$
 #
-# and the 256 joint actions fall into nine classes with one reward each. In the battle of the [next
-# notebook](ch04c_battle.ipynb) it will be an approximation. (The source prints $\sum a \cdot (\bar a - a/2)$ over
+# and the 256 joint actions fall into nine classes with one reward each. In a battle, where it
+# matters who stands where, it would be an approximation. (The source prints $\sum a \cdot (\bar a - a/2)$ over
 # $\sum a$ for a one-hot $a$, which is $\bar a_a - \frac12$.)
 #
 # Physicists pay spins with energy. In the model of Ising an agent with spin $s$ and $N$ neighbours $s_k$ has
@@ -467,7 +467,7 @@ snapshots = {}
 def remember_spins(progresses: Iterator[Progress]) -> Iterator[Progress]:
     for progress in progresses:
         if progress.step in (WARM_UP, WARM_UP + 3, progress.total):
-            snapshots[progress.step] = progress.state()["spins"][6].numpy()
+            snapshots[progress.step] = progress.state()["spins"][0].numpy()
         yield progress
 
 
@@ -507,7 +507,7 @@ lines["noisy majority"] = results.curves("M4", "mean_field", "rule")
 for label, stored in lines.items():
     plots.bands(curves, np.arange(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
 curves.set(xlabel="round", ylabel="aligned spins (%)", ylim=(45, 101))
-curves.legend(fontsize=7, loc="center right")
+curves.legend(fontsize=7, ncols=2, loc="center right", bbox_to_anchor=(1, 0.62))
 for axes, (step, spins) in zip(lattices, snapshots.items(), strict=True):
     draw_spins(axes, spins, f"round {step}")
 plt.show()
@@ -517,7 +517,7 @@ plt.show()
 # live run when learning begins, three rounds later, and at the end.* Every seed's learned policy keeps more than 98 of
 # 100 spins aligned over its last twenty rounds (the source's figure shows three of 100 left over). Without rewards, or
 # with rewards dealt out to the wrong agents, it finds no order. It even beats the noisy majority: 99.3 against 97.6,
-# averaged over seeds. That is suspicious, since the majority knows the rewards. With a discount of 0 it is 98.6.
+# averaged over seeds. That is suspicious, since the majority knows the rewards. With a discount of 0 it is 98.7.
 # <!-- held: mean_field_aligns -->
 #
 # ### What it knows, and what it only thinks
@@ -621,9 +621,8 @@ def orders_of(shape: Sequence[int], neighbours: tuple) -> list[torch.Tensor]:
 class Sampler:
     """Copies of a lattice whose agents follow a table each. ``sweep`` lets every agent act once.
 
-    spins: [B, *shape] int8, changed in place. chances: [B or 1, count + 1], chance of up; rounded to multiples of
-    2^-16 and kept that far from 0 and 1. orders: masks [*shape] of those who act together (``orders_of``).
-    """
+    spins: [B, *shape] int8, changed in place. chances of up: [B or 1, count + 1], in steps of 2^-16. orders: who acts
+    together, as ``orders_of`` has it."""
 
     def __init__(
         self,
@@ -1229,7 +1228,7 @@ plt.show()
 
 # %% [markdown]
 # *Domain size against time, both axes logarithmic: each seed, their mean and its 95 % interval. The dotted line grows
-# like the square root of time.* From 20 to 1,000 sweeps the measured exponent is 0.48 on average: to become ten times
+# like the square root of time.* From 20 to 1,000 sweeps the measured exponent is 0.49 on average: to become ten times
 # as large, domains need about a hundred times as long. <!-- held: growth -->
 #
 # ## One dimension more

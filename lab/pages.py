@@ -39,7 +39,7 @@ def chapters() -> str:
     for path, notebook in front.notebooks().items():
         card = front.CARD.search(front.first_cell(notebook))
         about = " ".join(card[1].split()) if card else ""
-        minutes = f"{notebook.metadata.rlbook.seconds / 60:.0f} min"
+        minutes = f"{max(1, round(notebook.metadata.rlbook.seconds / 60))} min"
         lines.append(f"| [{front.title(notebook)}]({path.name}) | {about} | {minutes} |")
     return "\n".join(lines) + "\n"
 

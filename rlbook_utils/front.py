@@ -74,7 +74,7 @@ def readme_table() -> str:
     for path, notebook in notebooks().items():
         ran = notebook.metadata.get("rlbook", {})
         memory = f"{ran['peak_mb'] / 1000:.1f} GB" if "peak_mb" in ran else "—"
-        time = f"{ran['seconds'] / 60:.0f} min" if "seconds" in ran else "—"
+        time = f"{max(1, round(ran['seconds'] / 60))} min" if "seconds" in ran else "—"
         link = f"[{title(notebook)}](chapters/{path.name})"
         lines.append(f"| {link} | {time} | {memory} | {headline(path.with_suffix('.py'))} |")
     return "\n".join(lines) + "\n"

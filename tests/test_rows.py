@@ -14,7 +14,7 @@ ROWS = {
     "E": 9,
     "D": 10,
     "C": 9,
-    "M": 6,
+    "M": 5,  # M6, the battle, comes with chapter 04c (drafts/)
     "A": 10,
     "P": 8,
     "R": 10,
@@ -55,6 +55,8 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch02_distributional_dqn", "train", "AgentConfig", {"steps": 5120}),
     ("ch03_curiosity", "train_walkers", "RoomConfig", {"steps": 200}),
     ("ch03_curiosity", "train_curious", "CuriousConfig", {"steps": 1024, "num_envs": 4}),
+    ("ch04_multi_agent", "train_ring", "RingConfig", {"epochs": 3}),
+    ("ch04b_mean_field", "train_mean_field", "MeanFieldConfig", {"rounds": 12}),
     ("ch06_policy_optimisation", "train_a2c", "A2CConfig", {"steps": 4096}),
     ("ch06_policy_optimisation", "train_ppo", "PPOConfig", {"steps": 8192}),
     ("ch06_policy_optimisation", "train_acer", "ACERConfig", {"steps": 4096}),

@@ -1,0 +1,107 @@
+"""What chapter 04 says about its stored lattices."""
+
+import numpy as np
+from scipy import stats
+
+from rlbook_utils import results
+from rlbook_utils.definitions import load_chapter
+
+CHAPTER = load_chapter("ch04b_mean_field")
+SQUARE, CUBES = CHAPTER.LatticeConfig(), CHAPTER.CUBES
+TAU_C = CHAPTER.ONSAGER / 2
+
+
+def _metric(row: str, name: str, metric: str) -> np.ndarray:
+    return np.array([run["metrics"][metric] for run in results.runs(row, name)])
+
+
+def _late(name: str, curve: str) -> np.ndarray:
+    """Mean of the last twenty rounds of every seed."""
+    return results.curves("M4", name, curve)[:, -20:].mean(1)
+
+
+def _curves(name: str, curve: str) -> np.ndarray:
+    return results.curves("M4", name, curve)
+
+
+# The mean field
+
+
+def mean_field_aligns():
+    learned, rule, myopic = (
+        _late("mean_field", "rewards"),
+        _late("mean_field", "rule"),
+        _late("myopic", "rewards"),
+    )
+    assert len(learned) == len(myopic) == 10 and learned.min() > 98
+    assert max(_late("mean_field", name).max() for name in ("shuffled", "nobody")) < 75
+    assert (
+        stats.ttest_rel(learned, rule).pvalue < 0.05
+        and stats.ttest_ind(learned, myopic).pvalue < 0.001
+    )
+    assert np.median(rule) < np.median(myopic) < np.median(learned)
+    return [learned.mean(), rule.mean(), myopic.mean()]
+
+
+def stripes():
+    cold, cooled = _metric("M4", "quench", "stuck_cold"), _metric("M4", "quench", "stuck_cooled")
+    assert len(cold) == 10 and cold.min() > 27 and cold.max() < 40 and cooled.max() < 0.5
+
+
+# Onsager's lattice
+
+
+def onsager():
+    temperatures = CHAPTER.temperatures_of(SQUARE)
+    away = np.abs(temperatures / TAU_C - 1) > 0.07
+    energy = _curves("lattice", "aligned_energy_64")[:, away]
+    assert len(energy) == 5
+    assert np.abs(energy / CHAPTER.exact_energy(2 * temperatures[away]) - 1).max() < 0.005
+    cold = temperatures < 0.93 * TAU_C
+    exact = CHAPTER.exact_magnetisation(2 * temperatures[cold])
+    assert np.abs(_curves("lattice", "aligned_m_64")[:, cold] - exact).max() < 0.01
+    hot = temperatures > 1.07 * TAU_C
+    by_size = [_curves("lattice", f"aligned_m_{side}")[:, hot].mean() for side in SQUARE.sides]
+    assert (np.diff(by_size) < 0).all()  # nearer to the exact 0
+    steepest = [np.diff(_curves("lattice", f"aligned_m_{side}").mean(0)[CHAPTER.within(temperatures, SQUARE.dense)][::2]).min()
+                for side in SQUARE.sides]  # fmt: skip
+    assert (np.diff(steepest) < 0).all()
+
+
+def critical():
+    found = _metric("M4", "lattice", "critical_temperature")
+    assert len(found) == 5 and np.abs(found / TAU_C - 1).max() < 0.01
+    temperatures = CHAPTER.temperatures_of(SQUARE)
+    aligned, random = (_curves("lattice", f"{start}_m_64") for start in ("aligned", "random"))
+    near = temperatures > 1.05
+    error = np.sqrt((aligned.var(0, ddof=1) + random.var(0, ddof=1)) / len(aligned))
+    difference = np.abs(aligned.mean(0) - random.mean(0))
+    assert (difference[near] < np.maximum(4 * error, 0.01)[near]).all()
+    assert difference[near].max() < 0.12
+    cold = temperatures < 0.95
+    assert (aligned.mean(0) - random.mean(0))[cold].max() > 0.1
+    return [found.mean()]
+
+
+def no_transition_without_learning():
+    learned = _curves("lattice", "aligned_m_64").mean(0)
+    temperatures = CHAPTER.temperatures_of(SQUARE)
+    low, high = (np.flatnonzero(np.isclose(temperatures, t))[0] for t in (1.1, 1.2))
+    assert learned[low] - learned[high] > 0.5
+    few = CHAPTER.temperatures_of(CHAPTER.CONTROL)
+    assert _curves("shuffled", "aligned_m_64").max() < 0.2
+    untrained = _curves("untrained", "aligned_m_64")
+    low, high = (np.flatnonzero(np.isclose(few, t))[0] for t in (1.1, 1.2))
+    assert len(untrained) == 5 and np.abs(untrained[:, low] - untrained[:, high]).max() < 0.05
+    assert untrained[:, 0].mean() > untrained[:, -1].mean()
+
+
+def growth():
+    exponents = _metric("M4", "growth", "growth_exponent")
+    assert len(exponents) == 5 and exponents.min() > 0.45 and exponents.max() < 0.55
+    return [exponents.mean()]
+
+
+def cube():
+    found = _metric("M5", "cube", "critical_temperature")
+    assert len(found) == 5 and np.abs(found / (CHAPTER.CUBIC / 2) - 1).max() < 0.01
