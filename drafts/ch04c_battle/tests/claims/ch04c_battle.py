@@ -1,0 +1,113 @@
+"""What chapter 04b says about the battle's rules and its stored runs."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from rlbook_utils import results
+from rlbook_utils.definitions import load_chapter
+from rlbook_utils.numbers import spread_of
+
+torch.set_num_threads(1)  # a second thread costs these networks more than it brings
+CHAPTER = load_chapter("ch04c_battle")
+RED, BLUE = 0, 1
+
+
+def _metric(name: str, metric: str) -> np.ndarray:
+    return np.array([run["metrics"][metric] for run in results.runs("M6", name)])
+
+
+def _differ(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two means differ beyond chance: Welch's test at 5 %."""
+    return stats.ttest_ind(first, second, equal_var=False).pvalue < 0.05
+
+
+# The game
+
+
+def _placed(red: list, blue: list) -> object:
+    """A battle with soldiers at these cells and nowhere else."""
+    pytest.importorskip("magent2")
+    battle = CHAPTER.Battle(CHAPTER.SKIRMISH, np.random.default_rng(0))
+    battle.engine.reset()
+    for team, cells in zip(battle.teams, (red, blue), strict=True):
+        battle.engine.add_agents(team, method="custom", pos=np.array(cells))
+    battle._look_where()
+    return battle
+
+
+def rules():
+    """One attacker needs six hits and five at once leave their target alive; what every step, hit, kill and death pays."""
+    stay, right = np.array([6]), np.array([17])
+    battle = _placed([(10, 10)], [(11, 10)])
+    for hits in range(1, 7):
+        rewards, living = battle.step([right, stay])
+        assert living[BLUE][0] == (hits < 6)
+        assert np.isclose(rewards[RED][0], -0.005 - 0.1 + (0.2 if hits < 6 else 5))
+    assert np.isclose(rewards[BLUE][0], -0.1)
+    around = [(10, 10), (10, 9), (10, 11), (11, 9), (11, 11)]
+    battle = _placed(around, [(11, 10)])
+    ways = [(11 - x, 10 - y) for x, y in battle.positions[RED]]
+    hits = [13 + CHAPTER.HITS.tolist().index(list(way)) for way in ways]
+    assert battle.step([np.array(hits), stay])[1][BLUE].all()
+    battle = _placed([(10, 10), (11, 10)], [(20, 20)])
+    rewards, _ = battle.step([np.array([17, 6]), stay])
+    assert (
+        np.allclose(rewards[RED], [-0.105, -0.005])
+        and (battle.planes(RED)[:, 1, 6, 6] == 100).all()
+    )
+
+
+def who_sees_whom():
+    pytest.importorskip("magent2")
+    for field, seen in ((CHAPTER.SKIRMISH, True), (CHAPTER.WAR, False)):
+        battle = CHAPTER.Battle(field, np.random.default_rng(0))
+        for team in (RED, BLUE):
+            sees = battle.planes(team)[:, 2].any((1, 2))
+            assert sees.any() == seen
+            if seen:  # the front row, and nobody behind the second
+                front = np.abs(battle.positions[team][:, 0] - field.side // 2)
+                assert sees[front == front.min()].all() and not sees[front > front.min() + 2].any()
+
+
+def floors():
+    pytest.importorskip("magent2")
+    at_random = CHAPTER.fight(*CHAPTER.RANDOM, CHAPTER.SKIRMISH, 40, (1, 2))
+    assert (at_random >= 14).all()
+    chased = CHAPTER.fight(CHAPTER.chaser, CHAPTER.random_player, CHAPTER.SKIRMISH, 40, (1, 3))
+    assert (chased[:, BLUE] == 0).all() and (chased[:, RED] > 0).all()
+
+
+def second_wins():
+    for field in ("skirmish", "war"):
+        red_wins = {
+            order: _metric(f"order_{field}", f"red_wins_{order}") for order in CHAPTER.ORDERS
+        }
+        assert red_wins["red first"].mean() < 0.15 and red_wins["blue first"].mean() > 0.85
+        mixed = spread_of(red_wins["a coin, rows mixed"])
+        assert mixed.low < 0.5 < mixed.high
+    rows = spread_of(_metric("order_skirmish", "red_wins_a coin"))
+    assert rows.low > 0.5
+
+
+# Learning
+
+
+def skirmish_is_learned():
+    curves = {name: results.curves("M6", f"{name}_skirmish", "won") for name in CHAPTER.KINDS}
+    assert all(len(c) == 5 and (c[:, -5:].mean(1) > 0.5).all() for c in curves.values())
+    halves = [c.mean(1) for c in curves.values()]  # over the whole training
+    assert stats.f_oneway(*halves).pvalue > 0.05
+
+
+def aim():
+    found = {name: _metric("aim", f"aimed_{name}") for name in CHAPTER.AIMS}
+    whole, half, fifth, other_way = found.values()
+    chance = _metric("aim", "by_chance")
+    assert (whole < chance).all() and (half > chance).all() and (fifth > half).all()
+    assert (other_way > 0.8).all() and (fifth > 0.8).all()
+    nobody, dying, _, healthy = results.curves("M6", "aim", "a kill counts 5").T
+    assert (dying > nobody).all() and (nobody > healthy).all()
+    nobody, *somebody = results.curves("M6", "aim", "5, health the other way round").T
+    assert all((values > nobody).all() for values in somebody)
