@@ -87,9 +87,9 @@ def bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
     for row, seeds in enumerate(values.values()):
         mean, spread = np.mean(seeds), spread_of(seeds)
         axes.barh(row, mean, height=0.6, color=COLOURS[row % len(COLOURS)], alpha=0.75)
-        axes.errorbar(
-            mean, row, xerr=[[mean - spread.low], [spread.high - mean]], color=INK, capsize=3
-        )
+        # Where all seeds are equal, rounding may take a difference below 0.
+        away = np.abs([[mean - spread.low], [spread.high - mean]])
+        axes.errorbar(mean, row, xerr=away, color=INK, capsize=3)
         axes.plot(
             seeds, np.full(len(seeds), row), "o", color=INK, markersize=4, markerfacecolor="none"
         )

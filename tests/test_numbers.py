@@ -107,3 +107,10 @@ def test_numbers_read_as_a_person_would_write_them():
         "99.96",
         "inf",
     ]
+
+
+def test_bars_of_equal_seeds_are_drawn():
+    seeds = [0.1] * 3
+    assert np.mean(seeds) > 0.1  # by rounding
+    axes = plots.Figure().subplots()
+    plots.bars(axes, {"a": seeds})
