@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | **You need** | [Chapter 04](ch04_multi_agent.ipynb) for the mean action, [chapter 00](ch00_foundations.ipynb) for Q-learning with replay and a target network. |
+# | **You need** | [Chapter 04b](ch04b_mean_field.ipynb) for the mean action, [chapter 00](ch00_foundations.ipynb) for Q-learning with replay and a target network. |
 # | **Time** | About six minutes for all cells on two cores; the headline agent trains in five of them. |
 # | **Memory** | About 1.2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
@@ -73,7 +73,7 @@ if not HAS_MAGENT:
 # %% [markdown]
 # ## Two armies and twenty-one actions
 #
-# Chapter 04 has one idea: what the others do is an input. A battle puts it to the test. There are two sides now.
+# Chapters 04 and 04b have one idea: what the others do is an input. A battle puts it to the test. There are two sides now.
 # Comrades want the same, enemies want the opposite, so the game is called **mixed cooperative–competitive**. And there
 # is a map: a soldier stands somewhere, sees a part of the field, and can die.
 #
@@ -192,7 +192,7 @@ plt.show()
 # its own [below](#the-wrapper-that-gives-blue-reds-actions). We drive the engine underneath. Three things have to be
 # right. Actions are 32-bit whole numbers, one for each *living* soldier, in the order of their rows. Rewards and the
 # list of survivors are read before the dead are cleared away. And a battle is begun anew by placing both teams again,
-# which the source's program forgets: its second battle has nobody left in it.
+# which the source's program does once: its second battle begins with those whom the first has left alive.
 
 
 # %%
@@ -1453,13 +1453,12 @@ plt.show()
 # with and without the chaser's own experience. All of them had the mean action of the neighbours, none was made for the
 # independent learner. If that favours anybody, it favours the mean field.
 #
-# Elsewhere the ranking is disputed as well. Yang et al. report mean-field Q ahead of the others. Among those who ran the
-# program published with the paper, one finds mean-field actor–critic clearly ahead of mean-field Q, and another plain
-# actor–critic ahead of its mean-field version, both the opposite of the paper's figure 8
-# ([issue 8](https://github.com/mlii/mfrl/issues/8)); a third finds that the armies do not shrink at all
-# ([issue 30](https://github.com/mlii/mfrl/issues/30)). None of them says over how many seeds. That program also hands in
-# one team's actions first at every step. Whether this has changed any of these results nobody has measured, as far as
-# we know.
+# Elsewhere the ranking is disputed as well. Yang et al. report mean-field Q ahead of the others in this battle. Of those
+# who ran the program published with the paper, one finds mean-field actor–critic clearly ahead of mean-field Q, and
+# another plain actor–critic ahead of the mean-field one; both call that the opposite of the paper's result
+# ([issue 8](https://github.com/mlii/mfrl/issues/8)). The latter also reports two armies that do not shrink at all
+# ([issue 30](https://github.com/mlii/mfrl/issues/30)), which is why kills stand beside all our rates. That program hands
+# in one team's actions first at every step, too. Whether that has changed any of these results, we do not know.
 #
 # ## What the settings do
 #
@@ -1692,14 +1691,15 @@ plt.show()
 # ### The wrapper that gives blue red's actions
 #
 # ```python
-# self.env.reset()
-# self.team_sizes = [self.env.get_num(handle) for handle in self.handles]
-# self.generate_map()
+# def reset(self):
+#     engine.reset()
+#     team_sizes = [engine.get_num(team) for team in teams]
+#     put_both_teams_on_the_map()
 # ```
 #
-# That is how MAgent2's PettingZoo environment begins a battle, in other words and in this order. When the teams are
-# counted nobody stands on the map yet, so both counts are zero. `step` then cuts the list of all actions by these
-# counts: blue's part begins where red's does. The engine knows how many soldiers it has, and reads that many numbers
+# In other words, but in this order, MAgent2's PettingZoo environment begins a battle. When the teams are counted nobody
+# stands on the map yet, so both counts are zero. `step` then cuts the list of all actions by these counts, and blue's
+# part begins where red's does. The engine knows how many soldiers it has, and reads that many numbers
 # from there on. Let red go up and blue stand still:
 
 
