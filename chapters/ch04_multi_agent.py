@@ -54,7 +54,8 @@ from rlbook_utils.exercises import check
 from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import spread
 from rlbook_utils.run import Progress, watch
-from rlbook_utils.widgets import panel
+from rlbook_utils.video import show_clip
+from rlbook_utils.widgets import image_slider, panel, scrubber, show
 
 plots.use_style()
 
@@ -275,7 +276,8 @@ plt.show()
 # policy of that moment. Dots: the values that player 1 has learned. Left, both learn: as soon as player 1 has found the
 # better coin, player 2 has found it too and turns away, and the values run after a target that is already gone. Right,
 # the same pair with the same random numbers, but from the dashed line on player 2 repeats one policy: the expected
-# rewards stand still, and the values find them.*
+# rewards stand still, and the value of the coin that is played finds its own; the other coin, tried once in twenty
+# games, takes longer.*
 #
 # That is the **drift** which the textbooks mean by *non-stationary*, and the control in which it is gone. Ten runs of a
 # hundred pairs each put numbers to it. Beside the independent learners stands one whose table has the other's action as
@@ -311,8 +313,10 @@ plt.show()
 # %% [markdown]
 # *Second half of each run, mean over a hundred pairs: each of ten seeds, their mean and its 95 % interval.* The drift
 # is as large as ε = 0.1 allows, since the expected rewards swing between 0.9 and −0.9; without a second learner it is
-# exactly 0. The values are wrong by 0.83 with it, and by 0.14 without. The joint table has no error to speak of,
-# although both players go on learning. <!-- held: pennies -->
+# exactly 0. The values are wrong by 0.83 with it, and by 0.14 without. The entries of
+# the joint table have no error to speak of, although both players go on learning: what they stand for, the reward of a
+# *pair* of actions, does not move. (What its own action is worth to a player still does, since that is an average over
+# the other's policy.) <!-- held: pennies -->
 #
 # Move the sliders: how does the chase depend on the learning rate, and what does ε = 1 do to it?
 
@@ -327,6 +331,27 @@ game_panel = panel(play_games, pennies, metric="expected_reward", preview=previe
 
 # %% [markdown]
 # *Expected reward of heads for the first of the hundred pairs, over a whole run with the default settings.*
+
+
+# %% tags=["hide-input"]
+def drift_picture(epsilon: float) -> bytes:
+    """The chase of one pair in the middle of a run, with this exploration."""
+    expected, learned, _ = expected_and_learned(replace(pennies, epsilon=epsilon), seed=1)
+    middle = slice(pennies.steps // 2 - 120, pennies.steps // 2 + 120)
+    figure, axes = plt.subplots(figsize=(7.2, 2.4), dpi=80)
+    draw_drift(axes, expected[middle, 0], learned[middle, 0], middle.start, f"ε = {epsilon}")
+    axes.set_ylabel("reward of player 1")
+    picture = plots.to_png(figure)
+    plt.close(figure)
+    return picture
+
+
+chases = {str(epsilon): drift_picture(epsilon) for epsilon in (0.02, 0.1, 0.3, 0.6, 1.0)}
+show(image_slider(chases, "exploration ε", start=1), chases["0.1"])
+
+# %% [markdown]
+# *The same pair with more and more exploration. The swings shrink, since a policy that explores can move by no more
+# than 1 − ε; at ε = 1 the expected rewards stand still at 0, for nobody uses what they learn.*
 #
 # ## When drift is not to blame
 #
@@ -368,8 +393,9 @@ print(f"joint tables whose largest entry is the best joint action: {known:.1%}")
 # It is tempting to blame the drift. Two controls say otherwise. A partner who plays at random for ever does not drift
 # at all, and beside it the same learner settles on the third action in 97 % of all cases: tried against everything, the
 # first action earns $(11 - 30 + 0)/3 \approx -6.3$. And the optimistic learners, whose partners go on learning, all end
-# on the best joint action. So it is the *averaging* over a partner who explores that loses 11; the drift is not what
-# decides here. The joint table shows something else again. Each of these learners knows the best joint action, and only
+# on the best joint action. So drift is neither needed for this failure nor enough for it: *averaging* over a partner
+# who tries everything hides the 11. (Beside a partner who already plays the first action, and explores with ε = 0.3,
+# the averages are 5.8, −22.7 and 0.5: then the average itself points the right way.) The joint table shows something else again. Each of these learners knows the best joint action, and only
 # 3 % of the pairs play it: to know what a joint action is worth is not yet to know what the others will do.
 # <!-- held: climbing -->
 #
@@ -631,7 +657,7 @@ for name in ("blinking", "settled_in_halves", "settled_in_turn"):
 # all starts come to rest, evens and odds within a handful of sweeps, agents one after another soon after. All at once,
 # two agents in five change for ever: 94 % of the starts end with period two. <!-- held: sweeps_settle -->
 #
-# It is enough that no two neighbours answer at the same time. A random policy is no cure: as long as all answer at once
+# In these starts it is enough that no two neighbours answer at the same time. A random policy is no cure: as long as all answer at once
 # and look at nobody but their neighbours, the two histories of an even ring stay apart whatever the policy. The source
 # makes three to five sweeps and trusts that they dilute the random start; in turn, that is nearly true. Half at a time
 # takes two array operations where all at once takes one. The lattices of the [next notebook](ch04b_mean_field.ipynb)
@@ -694,7 +720,7 @@ plt.show()
 #
 # Now the values are learned. In the one-dimensional model of [Ising (1925)](../book/bibliography.md#ising1925) each
 # electron's spin feels its two neighbours, and energy is saved where they agree; the reward above is that energy with
-# its sign turned. The source gives each of twenty spins *a network of its own*: the joint action of its neighbours goes
+# its sign turned, up to a factor and a constant. The source gives each of twenty spins *a network of its own*: the joint action of its neighbours goes
 # in, four numbers; 20 hidden units (ELU, with a bias that is fixed at 1); two values come out, of *down* and *up*,
 # squashed by a tanh. An agent acts greedily, and the value of the chosen action moves toward the reward, by plain
 # gradient descent:
@@ -882,6 +908,36 @@ plt.show()
 # gather in domains. Both actions of a border agent are worth the same; when it changes its mind, late in the run
 # perhaps, the losses of those around it leap.*
 
+
+# %% tags=["hide-input"]
+def ring_picture(epoch: int) -> bytes:
+    """The first ring as a ring: who is up, and, by a dark edge, who is not on a best response."""
+    figure, axes = plt.subplots(figsize=(3.4, 3.4), dpi=80)
+    angles = 2 * np.pi * np.arange(ring_config.agents) / ring_config.agents
+    misplaced = ~best_responses(history[epoch])[0].numpy()
+    colours = SPIN_COLOURS((history[epoch, 0].numpy() + 1) / 2)
+    edges = np.where(misplaced, plots.COLOURS[1], plots.INK)
+    places = np.sin(angles), np.cos(angles)
+    axes.plot(*places, color=plots.INK, linewidth=0.8, zorder=0)
+    axes.scatter(*places, s=260, c=colours, edgecolors=edges, linewidths=1 + 2 * misplaced)
+    axes.annotate(f"epoch {epoch}", (0, 0), ha="center", va="center", color=plots.INK)
+    axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+    axes.axis("off")
+    picture = plots.to_png(figure)
+    plt.close(figure)
+    return picture
+
+
+epochs_shown = [
+    e for e in (*range(0, 12), *range(12, 40, 4), *range(40, 201, 20)) if e < len(history)
+]
+ring_pictures = [ring_picture(epoch) for epoch in epochs_shown]
+show(scrubber(ring_pictures, "picture", interval=400), ring_pictures[0])
+
+# %% [markdown]
+# *The same ring, drawn as one; blue is up. A thick orange edge marks an agent whose other action would pay more: its
+# neighbours agree and it does not. Step through the epochs, then look for the one that holds out longest.*
+
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 3.4))
 ended = history[-1][domains(history[-1]).argsort(stable=True)]
@@ -894,11 +950,22 @@ plt.show()
 # *The twenty rings at the end, sorted by their number of domains, which stands at the left. A ring has an even number
 # of them, or one. A domain ends where an agent has two different neighbours and likes them equally well, so that nobody
 # has a reason to move.*
+
+# %% tags=["hide-input"]
+frames = np.where(history[..., None] > 0, (0, 114, 178), (215, 222, 228)).astype(
+    np.uint8
+)  # [T, S, N, 3]
+show_clip([np.kron(frame, np.ones((14, 14, 1), np.uint8)) for frame in frames[:121]], 12,
+          "Twenty rings, a row each, epoch by epoch; blue is up.")  # fmt: skip
+
+# %% [markdown]
+# *Most of it is over within two dozen epochs. After that a border moves now and then.*
 #
 # ### The floor
 #
-# Twenty networks have found domains. Did it take networks? The strongest policies that learn nothing follow the
-# majority of the two neighbours, and break a tie by a coin or by staying as they are.
+# Twenty networks have found domains. Did it take networks? The strongest policy of all looks at nobody: if every spin
+# goes up, each earns 1.6. Among those that favour no direction, the strongest that learn nothing follow the majority of
+# the two neighbours, and break a tie by a coin or by staying as they are.
 
 # %%
 RULES = ("stay", "copy the left neighbour", "majority, ties stay", "majority, ties by coin")
@@ -933,9 +1000,9 @@ panels[1].set(xlabel="domains at the end")
 plt.show()
 
 # %% [markdown]
-# *After 200 epochs: each of twenty seeds, their mean and its 95 % interval.* Training is no better and no worse than
+# *After 200 epochs: each of twenty seeds, their mean and its 95 % interval.* Training cannot be told from
 # the majority rule with ties that stay: every one of the 400 agents ends on a best response, in 3.6 domains a ring.
-# With a coin for ties the borders wander until they meet and vanish, and no network comes near. Untrained networks stay
+# With a coin for ties the borders wander until they meet and vanish; one ring of networks in twenty gets that far. Untrained networks stay
 # where coins would be. All at once one agent of the 400 is misplaced at the end; the blinking that exact values would
 # have brought is missing, and that is a clue. <!-- held: ring_and_floor -->
 #
@@ -985,18 +1052,19 @@ names = {
 for name, title in names.items():
     found = {
         metric: stored_metric("M3", name, metric).mean()
-        for metric in ("follows", "constant", "recalled")
+        for metric in ("follows", "constant", "recalled", "best_response_again")
     }
     print(f"{title:34s} follow {found['follows']:4.0%}, always the same answer {found['constant']:4.0%}, "
-          f"back to its old spin {found['recalled']:4.0%}")  # fmt: skip
+          f"back to its old spin {found['recalled']:4.0%}, well placed {found['best_response_again']:4.0%}")  # fmt: skip
 
 # %% [markdown]
 # *What the twenty agents of a ring answer to each joint action of their neighbours; blue is up. Left, after training on
 # its own ring: nearly all columns have one colour.* Most networks answer the same whatever they are asked, 91 % of them
 # before training (weights of about 0.1 are small beside a bias of 1), and 86 % after it. What training changed is
-# *which* answer: an agent that is badly placed is paid badly, and turns round for good. So the ring negotiates, slowly,
-# by learning, and what it ends with is a memory of its domains and no rule. Thrown back to coins and given a few
-# sweeps, 93 % of the agents return to the spins they had, 99 % after ten times the training.
+# *which* answer: an agent that is badly placed is paid badly, and turns round. So the ring negotiates, slowly, by learning,
+# and what it ends with is a memory of its domains and no rule. Thrown back to coins and given thirty sweeps, 93 % of
+# the agents return to the spins they had. That alone says little, since untrained networks, which are constant too, do
+# so in 99 % of the cases; but of the trained ones 99 % are then well placed again, of the untrained 76 %.
 # <!-- held: what_they_learned -->
 #
 # The cause is what they have seen. A greedy agent in an up domain meets neighbours that are up, hardly ever others. The
@@ -1019,8 +1087,8 @@ axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# *Mean loss of a ring: each of twenty seeds, their mean and its 95 % interval.* With the tanh the loss stops at 0.30,
-# with a linear output at 0.02. It makes no difference that we could measure to the domains or to the best responses:
+# *Mean loss of a ring: each of twenty seeds, their mean and its 95 % interval.* With the tanh the loss is 0.30
+# after 200 epochs, with a linear output 0.02. It makes no difference that we could measure to the domains or to the best responses:
 # greedy actions depend on which value is larger, and a tanh keeps the order. Where values matter as numbers, as for a
 # policy that weighs them, leave the output alone. <!-- held: tanh_or_linear -->
 #
@@ -1156,9 +1224,10 @@ for name, title in {
     )
 
 # %% [markdown]
-# In the stored timings the batch of one ring does the work of the loop more than 8 times as fast, that of twenty rings
-# more than 50 times: the price of a call is paid once instead of 400 times. By hand the loop is several times faster
-# than with autograd, about as fast as the batch of one ring. Batching and doing without autograd are two separate
+# Timings of so short runs vary; the stored ones take a hundred epochs, seven times over. There the batch of one ring
+# does the work of the loop 8.8 times as fast, that of twenty rings 85 times (medians of five): the price of a call is
+# paid once instead of 400 times. By hand the loop is several times faster than with autograd, about as fast as the
+# batch of one ring, and the batch of twenty beats it 12 times. Batching and doing without autograd are two separate
 # gains. <!-- held: speed -->
 #
 # ### Spot the bug: the update that trains nothing
@@ -1346,11 +1415,11 @@ for size in (20, 40, 100, 200):
 #
 # - What others do is an input. A learner that leaves it out estimates an average over the others' behaviour, and if they
 #   learn, the average moves.
-# - Drift is one cause of failure, averaging another: a partner who never changes can hide the best joint action as well.
+# - Drift is one cause of failure, averaging another: a partner whose policy never changes can hide the best joint action.
 #   Run the control before you name the cause.
 # - The joint action is an outer product, with $|\mathcal{A}|^k$ places; a mean action has $|\mathcal{A}|$.
 # - Where choices depend on each other, begin anywhere and sweep. Neighbours that answer at the same time can blink for
-#   ever; taking turns, half at a time, settles it at no cost.
+#   ever; taking turns, half at a time, settled it in every start.
 # - Twenty networks form domains without learning a rule: greedy agents learn about the neighbours they meet.
 #
 # Further reading: [Yang et al. (2018)](../book/bibliography.md#yang2018) for mean-field reinforcement learning,

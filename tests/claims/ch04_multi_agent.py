@@ -75,9 +75,11 @@ def ring_and_floor():
 
 def what_they_learned():
     before, after = (100 * _metric("M3", name, "constant").mean() for name in ("untrained", "ring"))
-    recalled = [100 * _metric("M3", name, "recalled").mean() for name in ("ring", "long")]
+    names = ("ring", "untrained")
+    recalled = [100 * _metric("M3", name, "recalled").mean() for name in names]
+    placed = [100 * _metric("M3", name, "best_response_again").mean() for name in names]
     assert _metric("M3", "ring", "follows").mean() < 0.05
-    return [before, after, *recalled]
+    return [before, after, *recalled, *placed]
 
 
 def fresh_neighbours():
@@ -103,3 +105,9 @@ def speed():
     by_hand = _metric("M3", "speed", "agents_a_second_numpy")
     assert (by_hand / _metric("M3", "speed", "agents_a_second_loop")).min() > 3
     assert 0.7 < np.median(_metric("M3", "speed", "one_ring_against_numpy")) < 1.5
+    ratios = (
+        "one_ring_against_the_loop",
+        "twenty_rings_against_the_loop",
+        "twenty_rings_against_numpy",
+    )
+    return [np.median(_metric("M3", "speed", ratio)) for ratio in ratios]
