@@ -1068,8 +1068,8 @@ for name, title in names.items():
 # <!-- held: what_they_learned -->
 #
 # The cause is what they have seen. A greedy agent in an up domain meets neighbours that are up, hardly ever others. The
-# last row of the list differs from the one above it in nothing else: every epoch begins with a ring of coins. Now 99.5
-# % of the networks follow their neighbours in both directions, and on a new ring they do what agents with exact values
+# last row of the list differs from the one above it in nothing else: every epoch begins with a ring of coins. Now
+# 99.5 % of the networks follow their neighbours in both directions, and on a new ring they do what agents with exact values
 # do: in turn they settle on best responses, all at once 85 % of the rings blink for ever.
 # <!-- held: fresh_neighbours -->
 #
