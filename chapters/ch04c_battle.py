@@ -223,9 +223,6 @@ class Battle:
         for team, cells in zip(self.teams, line_up(self.field), strict=True):
             self.engine.add_agents(team, method="custom", pos=self.rng.permutation(cells))
         self.last_actions = [np.full(self.field.soldiers, -1) for _ in self.teams]
-        self._look_where()
-
-    def _look_where(self) -> None:
         self.positions = [self.engine.get_pos(team) for team in self.teams]
 
     @property
@@ -250,13 +247,8 @@ class Battle:
         living = [self.engine.get_alive(team) for team in self.teams]
         self.engine.clear_dead()
         self.last_actions = [a[alive] for a, alive in zip(actions, living, strict=True)]
-        self._look_where()
+        self.positions = [self.engine.get_pos(team) for team in self.teams]
         return rewards, living
-
-    def planes(self, team: int) -> np.ndarray:
-        """What each soldier sees: walls, own side's health, enemy's health, in percent: [N, 3, VIEW, VIEW] (uint8)."""
-        view = self.engine.get_observation(self.teams[team])[0][..., [0, 2, 4]]  # a copy
-        return np.round(100 * view.transpose(0, 3, 1, 2)).astype(np.uint8)
 
 
 # %%
@@ -266,11 +258,10 @@ if HAS_MAGENT:
     stand, strike = np.full(SKIRMISH.soldiers, 6), np.full(SKIRMISH.soldiers, 13)
     rewards, living = battle.step([stand, strike])
     print(battle_step, "red earns", np.unique(rewards[RED]), "and blue", np.unique(rewards[BLUE]))
-    print("alive:", battle.alive, "· what red sees:", battle.planes(RED).shape)
+    print("alive:", battle.alive)
 
 # %% [markdown]
-# Standing still costs 0.005, and beating the air 0.105. The engine draws its observations into one buffer that it uses
-# again and again; indexing with a list, as `planes` does, copies what is needed.
+# Standing still costs 0.005, and beating the air 0.105.
 #
 # ## What a soldier knows
 #
@@ -278,6 +269,23 @@ if HAS_MAGENT:
 # enemy, in percent. (MAgent fills the disc of radius 6 in that square. The source reads planes 1 and 4, so that it
 # leaves health out on purpose. With MAgent2's default of five planes, instead of the seven that it had, those numbers
 # mean something else: plane 4 is the enemy's health.)
+
+
+# %%
+def views(battle: Battle, team: int) -> np.ndarray:
+    """What each soldier sees: walls, own side's health, enemy's health, in percent: [N, 3, VIEW, VIEW] (uint8)."""
+    view = battle.engine.get_observation(battle.teams[team])[0][..., [0, 2, 4]]  # a copy
+    return np.round(100 * view.transpose(0, 3, 1, 2)).astype(np.uint8)
+
+
+def health_of(battle: Battle, team: int) -> np.ndarray:
+    """Everybody's health in percent, which stands in the middle of the own view: [N]."""
+    return views(battle, team)[:, 1, REACH, REACH]
+
+
+# %% [markdown]
+# The engine draws its observations into one buffer that it uses again and again; indexing with a list copies what is
+# needed.
 #
 # This is what it sees. What do its comrades *do*? All of them together have a joint action, and with ten comrades that
 # has $21^{10} \approx 1.7 \cdot 10^{13}$ places. The **mean action** has 21:
@@ -296,8 +304,8 @@ if HAS_MAGENT:
 # %%
 def mean_actions(battle: Battle, team: int) -> np.ndarray:
     """Share of each action, one step ago, among comrades at most REACH steps away: [N, A]; zeros where there are none."""
-    last, where = battle.last_actions[team], battle.positions[team]
-    near = np.abs(where[:, None] - where[None]).sum(-1) <= REACH  # [N, N]
+    last, (x, y) = battle.last_actions[team], battle.positions[team].T
+    near = np.abs(x[:, None] - x) + np.abs(y[:, None] - y) <= REACH  # [N, N]
     np.fill_diagonal(near, False)
     one_hot = (last[:, None] == np.arange(ACTIONS)).astype(np.float32)  # [N, A]
     total = near.astype(np.float32) @ one_hot
@@ -327,8 +335,8 @@ def scene_of(battle: Battle) -> np.ndarray:
     """The map of this instant: [2, N, (x, y, health in percent, last action)], all -1 for the fallen."""
     scene = np.full((2, battle.field.soldiers, 4), -1)
     for team, alive in enumerate(battle.alive):
-        health = battle.planes(team)[:, 1, REACH, REACH]  # in the middle of everybody's own view
-        rows = (battle.positions[team], health[:, None], battle.last_actions[team][:, None])
+        health = health_of(battle, team)[:, None]
+        rows = (battle.positions[team], health, battle.last_actions[team][:, None])
         scene[team, :alive] = np.hstack(rows)
     return scene
 
@@ -351,7 +359,7 @@ def random_moment(steps: int, seed: int) -> Moment:
     battle = Battle(NEAR_THE_WALL, np.random.default_rng(seed))
     for _ in range(steps):
         battle.step([battle.rng.integers(ACTIONS, size=alive) for alive in battle.alive])
-    return Moment(scene_of(battle), battle.planes(RED), mean_actions(battle, RED))
+    return Moment(scene_of(battle), views(battle, RED), mean_actions(battle, RED))
 
 
 def stored(name: str) -> object:
@@ -472,10 +480,7 @@ def chase(battle: Battle, team: int) -> np.ndarray:
     cost = np.abs(left).max(-1) + 0.01 * np.abs(left).sum(-1) + 1e3 * blocked
     actions = (cost + 1e-3 * battle.rng.random(cost.shape)).argmin(1)
     reachable = (away[:, :, None] == HITS).all(-1)  # [N, M, 8]
-    health = battle.planes(1 - team)[
-        :, 1, REACH, REACH
-    ]  # every enemy, in the middle of its own view
-    weakest = np.where(reachable.any(-1), health, 1e3).argmin(1)
+    weakest = np.where(reachable.any(-1), health_of(battle, 1 - team), 1e3).argmin(1)
     can_hit = reachable.any((1, 2))
     which = reachable[np.arange(len(mine)), weakest].argmax(-1)
     return np.where(can_hit, len(MOVES) + which, actions)
@@ -601,23 +606,19 @@ class LoadedCoin(np.random.Generator):
         return np.array([self.first, 1 - self.first]) if np.ndim(x) == 0 else super().permutation(x)
 
 
-class RowsInOrder(Battle):
-    """A battle in which a team's soldiers are numbered as they stand, column by column from the left."""
+class RowsInOrder(np.random.Generator):
+    """A generator that tosses the coin, and leaves the soldiers numbered as they stand, column by column from the left."""
 
-    def reset(self) -> None:
-        super().reset()
-        self.engine.reset()
-        for team, cells in zip(self.teams, line_up(self.field), strict=True):
-            self.engine.add_agents(team, method="custom", pos=cells)
-        self._look_where()
+    def permutation(self, x: int | np.ndarray) -> np.ndarray:
+        return super().permutation(x) if np.ndim(x) == 0 else x
 
 
 # %%
 ORDERS = {
-    "red first": lambda field, lot: Battle(field, LoadedCoin(lot, RED)),
-    "blue first": lambda field, lot: Battle(field, LoadedCoin(lot, BLUE)),
-    "a coin": lambda field, lot: RowsInOrder(field, np.random.default_rng(lot)),
-    "a coin, rows mixed": lambda field, lot: Battle(field, np.random.default_rng(lot)),
+    "red first": lambda lot: LoadedCoin(lot, RED),
+    "blue first": lambda lot: LoadedCoin(lot, BLUE),
+    "a coin": lambda lot: RowsInOrder(np.random.PCG64(lot)),
+    "a coin, rows mixed": np.random.default_rng,
 }
 
 
@@ -625,7 +626,7 @@ def chasers_fight(order: str, field: Field, battles: int, seed: Sequence[int]) -
     """Survivors of battles between two chasers: [battles, 2]."""
     found = []
     for lot in np.random.SeedSequence(seed).spawn(battles):
-        battle = ORDERS[order](field, lot)
+        battle = Battle(field, ORDERS[order](lot))
         while not battle.over:
             battle.step([chase(battle, team) for team in (RED, BLUE)])
         found.append(battle.alive)
@@ -757,7 +758,7 @@ class Sight(NamedTuple):
 
 
 def look(battle: Battle, team: int, knowledge: str) -> Sight:
-    return Sight(battle.planes(team), KNOWLEDGE[knowledge](battle, team))
+    return Sight(views(battle, team), KNOWLEDGE[knowledge](battle, team))
 
 
 def orders(net: nn.Module, sights: Sequence[Sight], temperature: float) -> list[np.ndarray]:
@@ -771,6 +772,8 @@ def orders(net: nn.Module, sights: Sequence[Sight], temperature: float) -> list[
 
 
 def commander(net: nn.Module, knowledge: str, temperature: float) -> Player:
+    if not temperature > 0:
+        raise ValueError(f"The temperature is {temperature}; it has to be above zero.")
     return lambda battles, team: orders(
         net, [look(b, team, knowledge) for b in battles], temperature
     )
@@ -1280,8 +1283,8 @@ FIELDS = {"skirmish": SKIRMISH, "war": WAR}
 @dataclass(frozen=True)
 class TournamentConfig:
     field: str = "skirmish"
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    battles: int = knob(24, 2, 1000, "of each pair, half of them on either side")
+    seeds: tuple[int, ...] = (1, 2, 3)
+    battles: int = knob(24, 2, 1000, "of each pair of runs, half of them on either side")
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -1303,7 +1306,7 @@ def stored_commanders(field: str, learner: str, seed: int) -> tuple[Player, Play
 def won_film(field: Field, players: Sequence[Player], seed: int, tries: int = 20) -> np.ndarray:
     """The first of a seed's battles that red wins, or the last one tried."""
     for attempt in range(tries):
-        scenes = film(field, players, (WATCHING, seed, attempt))
+        scenes = film(field, players, (WATCHING, seed, attempt + 1))
         red, blue = alive_in(scenes)[-1]
         if red > 0 and blue == 0:
             break
@@ -1500,7 +1503,7 @@ def contact(steps: int, seed: int) -> Moment:
     battle = Battle(SKIRMISH, np.random.default_rng(seed))
     for _ in range(steps):
         battle.step([chase(battle, team) for team in (RED, BLUE)])
-    return Moment(scene_of(battle), battle.planes(RED), mean_actions(battle, RED))
+    return Moment(scene_of(battle), views(battle, RED), mean_actions(battle, RED))
 
 
 def stored_net(name: str, seed: int, team: int) -> nn.Module:
@@ -1867,20 +1870,28 @@ def measure_learner(config: BattleConfig, seed: int) -> Measured:
 
 # %%
 def measure_tournament(config: TournamentConfig, seed: int) -> Measured:
-    """Every learner's run with this seed against all runs of all learners, the chaser, and random soldiers."""
+    """Every learner's run with this seed against all other runs, the chaser, and random soldiers."""
     field, found = FIELDS[config.field]._replace(limit=CLOCK), {}
-    others = {
-        name: [stored_commanders(config.field, name, s) for s in config.seeds] for name in LEARNERS
+    teams = {
+        (name, s): stored_commanders(config.field, name, s)
+        for name in LEARNERS
+        for s in config.seeds
     }
-    others |= {"chaser": [CHASER], "random": [RANDOM]}
+    all_battles = config.battles * len(config.seeds)  # of a run, against each kind of rival
     for i, learner in enumerate(LEARNERS):
-        led = stored_commanders(config.field, learner, seed)
-        for j, (name, rivals) in enumerate(others.items()):
-            battles = config.battles * (len(config.seeds) // len(rivals))
-            lots = [(TOURNAMENT, seed, i, j, k) for k in range(len(rivals))]
+        led = teams[learner, seed]
+        rivals = {
+            name: [teams[name, s] for s in config.seeds if (name, s) != (learner, seed)]
+            for name in LEARNERS
+        }
+        for j, (name, those) in enumerate(
+            (rivals | {"chaser": [CHASER], "random": [RANDOM]}).items()
+        ):
             scores = [
-                both_sides(led, rival, field, battles, lot)
-                for rival, lot in zip(rivals, lots, strict=True)
+                both_sides(
+                    led, rival, field, all_battles // len(those), (TOURNAMENT, seed, i, j, k)
+                )
+                for k, rival in enumerate(those)
             ]
             for what, x in Score(*np.mean(scores, 0))._asdict().items():
                 found[f"{learner}_{what}_against_{name}"] = x
@@ -1988,9 +1999,9 @@ MEASUREMENTS += [
         BattleConfig(temperature_start=0.2, temperature_end=0.05),
         THREE,
     ),
-    Measurement("M6", "tournament_skirmish", measure_tournament, TournamentConfig(), FIVE),
+    Measurement("M6", "tournament_skirmish", measure_tournament, TournamentConfig(), THREE),
     Measurement(
-        "M6", "tournament_war", measure_tournament, TournamentConfig("war", seeds=THREE), THREE
+        "M6", "tournament_war", measure_tournament, TournamentConfig("war", battles=12), THREE
     ),
 ]
 MEASUREMENTS += [
