@@ -1872,25 +1872,21 @@ def measure_learner(config: BattleConfig, seed: int) -> Measured:
 def measure_tournament(config: TournamentConfig, seed: int) -> Measured:
     """Every learner's run with this seed against all other runs, the chaser, and random soldiers."""
     field, found = FIELDS[config.field]._replace(limit=CLOCK), {}
-    teams = {
-        (name, s): stored_commanders(config.field, name, s)
-        for name in LEARNERS
-        for s in config.seeds
-    }
     all_battles = config.battles * len(config.seeds)  # of a run, against each kind of rival
     for i, learner in enumerate(LEARNERS):
-        led = teams[learner, seed]
-        rivals = {
-            name: [teams[name, s] for s in config.seeds if (name, s) != (learner, seed)]
-            for name in LEARNERS
+        led = stored_commanders(config.field, learner, seed)
+        others = {
+            name: [s for s in config.seeds if (name, s) != (learner, seed)] for name in LEARNERS
         }
-        for j, (name, those) in enumerate(
-            (rivals | {"chaser": [CHASER], "random": [RANDOM]}).items()
-        ):
+        rivals = {
+            name: [stored_commanders(config.field, name, s) for s in seeds]
+            for name, seeds in others.items()
+        }
+        rivals |= {"chaser": [CHASER], "random": [RANDOM]}
+        for j, (name, those) in enumerate(rivals.items()):
+            battles = all_battles // len(those)
             scores = [
-                both_sides(
-                    led, rival, field, all_battles // len(those), (TOURNAMENT, seed, i, j, k)
-                )
+                both_sides(led, rival, field, battles, (TOURNAMENT, seed, i, j, k))
                 for k, rival in enumerate(those)
             ]
             for what, x in Score(*np.mean(scores, 0))._asdict().items():
