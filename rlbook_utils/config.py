@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 BUDGETS = ("smoke", "laptop", "full")
@@ -32,9 +33,20 @@ def knob(default: float, low: float, high: float, help: str, *, step: float | No
     )
 
 
+def choice(default: str, options: Iterable[str]) -> Any:
+    """A config field that takes one of a few names; ``check_config`` guards it."""
+    return dataclasses.field(default=default, metadata={"options": tuple(options)})
+
+
 def check_config(config: Any) -> None:
-    """Raise ValueError, in one sentence, for the first field outside the range its ``knob`` gives."""
+    """Raise ValueError, in one sentence, for the first field that its ``knob`` or ``choice`` does not allow."""
     for field in dataclasses.fields(config):
+        options = field.metadata.get("options")
+        if options and getattr(config, field.name) not in options:
+            raise ValueError(
+                f"{type(config).__name__}.{field.name} is {getattr(config, field.name)!r}; "
+                f"it has to be one of {', '.join(options)}."
+            )
         if "low" in field.metadata:
             value, low, high = (
                 getattr(config, field.name),

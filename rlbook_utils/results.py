@@ -142,6 +142,11 @@ def runs(row: str, name: str) -> list[dict]:
     return [read_run(path) for path in found]
 
 
+def metric(row: str, name: str, metric: str) -> np.ndarray:
+    """One stored number of a measurement over its seeds: [S]."""
+    return np.array([run["metrics"][metric] for run in runs(row, name)])
+
+
 def curves(row: str, name: str, curve: str) -> np.ndarray:
     """One stored curve of a measurement over its seeds: [S, T], cut to the shortest seed."""
     stored = [run["curves"][curve] for run in runs(row, name)]
@@ -196,8 +201,16 @@ def provenance() -> dict:
         "commit": git("rev-parse", "--short=12", "HEAD"),
         "clean": None if changed is None else not changed,
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "versions": {name: _version(name) for name in VERSIONED},
     }
+
+
+def _version(package: str) -> str | None:
+    """The installed version, or None: what a measurement does not use may be missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def headlines(measurement: Measurement, found: Sequence[dict]) -> list[dict]:

@@ -225,3 +225,14 @@ def test_a_headline_says_what_its_seeds_are():
     assert (line["low"], line["high"], line["spread"]) == (1.0, 9.0, "range")
     assert line["values"] == list(values)
     assert front.spread(line) == "1–9, range of 3 seeds"
+
+
+def test_a_package_that_is_missing_stops_no_measurement(monkeypatch):
+    monkeypatch.setattr(results, "VERSIONED", ("numpy", "no-such-package"))
+    versions = results.provenance.__wrapped__()["versions"]
+    assert versions == {"numpy": np.__version__, "no-such-package": None}
+
+
+def test_a_stored_number_comes_back_over_its_seeds():
+    stored = results.runs("F2", "dqn")
+    assert results.metric("F2", "dqn", "return").tolist() == [r["metrics"]["return"] for r in stored]

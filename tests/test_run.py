@@ -20,7 +20,7 @@ from rlbook_utils.checkpoint import (
     resume,
     save_checkpoint,
 )
-from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.run import Progress, watch
 
 
@@ -57,6 +57,20 @@ def test_budget_is_one_of_three(monkeypatch):
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=rf"Config\.{field} is {value}; it has to lie between"):
         dataclasses.replace(Config(), **{field: value})
+
+
+def test_a_name_that_is_no_choice_is_told_the_choices():
+    @dataclass(frozen=True)
+    class Scheme:
+        reward: str = choice("spins", ("spins", "energy"))
+
+        def __post_init__(self):
+            check_config(self)
+
+    assert Scheme("energy").reward == "energy" and Scheme().reward == "spins"
+    with pytest.raises(ValueError) as caught:
+        Scheme("fame")
+    assert str(caught.value) == "Scheme.reward is 'fame'; it has to be one of spins, energy."
 
 
 def test_watch_keeps_history_and_state():
