@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from rlbook_utils import front, results
@@ -235,4 +236,6 @@ def test_a_package_that_is_missing_stops_no_measurement(monkeypatch):
 
 def test_a_stored_number_comes_back_over_its_seeds():
     stored = results.runs("F2", "dqn")
-    assert results.metric("F2", "dqn", "return").tolist() == [r["metrics"]["return"] for r in stored]
+    assert results.metric("F2", "dqn", "return").tolist() == [
+        r["metrics"]["return"] for r in stored
+    ]
