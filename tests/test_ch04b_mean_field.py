@@ -52,7 +52,7 @@ def neighbours_by_loop(spins, kind):
     ("touch", (5, 7), 8), ("face", (6, 4), 4), ("touch", (3, 4, 5), 26), ("face", (4, 3, 5), 6), ("face", (9,), 2),
 ])  # fmt: skip
 def test_mean_action_agrees_with_a_loop(kind, shape, count):
-    spins = ch.random_lattices(3, *shape, rng=generator(1))
+    spins = ch.random_spins(3, *shape, rng=generator(1))
     neighbours = ch.steps_to_neighbours(kind, len(shape))
     assert len(neighbours) == len(set(neighbours)) == count
     means = ch.mean_action(spins, neighbours)
@@ -64,7 +64,7 @@ def test_mean_action_agrees_with_a_loop(kind, shape, count):
 
 
 def test_a_lopsided_set_of_steps_looks_the_way_it_points():
-    spins = ch.random_lattices(1, 6, 6, rng=generator(2))
+    spins = ch.random_spins(1, 6, 6, rng=generator(2))
     seen = ch.sum_of_neighbours(spins, ((1, 0), (0, 1)))
     for row, column in itertools.product(range(6), repeat=2):
         expected = spins[0, (row + 1) % 6, column] + spins[0, row, (column + 1) % 6]
@@ -86,7 +86,7 @@ def test_the_reward_is_the_source_s():
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 4, 6)])
 def test_the_mean_reward_is_minus_the_energy_per_spin(shape):
-    spins = ch.random_lattices(1, *shape, rng=generator(3))
+    spins = ch.random_spins(1, *shape, rng=generator(3))
     neighbours = ch.steps_to_neighbours("face", len(shape))
     energy = 0  # each bond once
     for cell in itertools.product(*map(range, shape)):
@@ -107,7 +107,7 @@ def test_an_agent_s_own_action_does_not_touch_what_it_will_see_next():
     """Why the discount adds the same to both actions: flip a spin, and its own mean action stays."""
     for kind in ("touch", "face"):
         neighbours = ch.steps_to_neighbours(kind, 2)
-        spins = ch.random_lattices(1, 6, 6, rng=generator(4))
+        spins = ch.random_spins(1, 6, 6, rng=generator(4))
         flipped = spins.clone()
         flipped[0, 2, 3] *= -1
         before, after = (ch.mean_action(s, neighbours) for s in (spins, flipped))
@@ -141,33 +141,33 @@ def test_copies_are_networks_of_their_own():
         assert weights.grad[1].abs().sum() > 0 and weights.grad[[0, 2]].abs().sum() == 0
 
 
-def some_moment(copies=3, rounds=4):
+def some_round(copies=3, rounds=4):
     rng = generator(5)
     means, after = (torch.rand(copies, rounds, 6, 1, generator=rng) for _ in range(2))
     pair = lambda x: torch.cat([1 - x, x], -1)
     actions = torch.randint(2, (copies, rounds, 6), generator=rng)
-    return ch.Moment(
+    return ch.Round(
         pair(means), actions, torch.randn(copies, rounds, 6, generator=rng), pair(after)
     )
 
 
 def test_the_loss_indexes_rows_and_columns_together_and_holds_its_target():
     """Pitfall: target[:, actions] writes every row. Against a loop over all experience."""
-    net, moment = ch.MeanFieldQ(3, 10, generator()), some_moment()
-    losses = ch.mean_field_losses(net, moment, 0.9)
-    q_values, later = net(moment.means).tolist(), net(moment.next_means).tolist()
+    net, played = ch.MeanFieldQ(3, 10, generator()), some_round()
+    losses = ch.mean_field_losses(net, played, 0.9)
+    q_values, later = net(played.means).tolist(), net(played.next_means).tolist()
     for copy in range(3):
         errors = []
         for t, i in itertools.product(range(4), range(6)):
-            target = moment.rewards[copy, t, i].item() + 0.9 * max(later[copy][t][i])
-            errors.append(target - q_values[copy][t][i][moment.actions[copy, t, i]])
+            target = played.rewards[copy, t, i].item() + 0.9 * max(later[copy][t][i])
+            errors.append(target - q_values[copy][t][i][played.actions[copy, t, i]])
         assert losses[copy].item() == pytest.approx(np.mean(np.square(errors)), rel=1e-4)
     losses.sum().backward()
     found = [p.grad.clone() for p in net.parameters()]
     net.zero_grad()
     with torch.no_grad():
-        targets = moment.rewards + 0.9 * net(moment.next_means).max(-1).values
-    chosen = torch.where(moment.actions > 0, net(moment.means)[..., 1], net(moment.means)[..., 0])
+        targets = played.rewards + 0.9 * net(played.next_means).max(-1).values
+    chosen = torch.where(played.actions > 0, net(played.means)[..., 1], net(played.means)[..., 0])
     (chosen - targets).square().mean((1, 2)).sum().backward()
     for one, parameter in zip(found, net.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad, atol=1e-5, rtol=1e-4)
@@ -175,28 +175,28 @@ def test_the_loss_indexes_rows_and_columns_together_and_holds_its_target():
 
 def test_a_round_looks_chooses_and_looks_again():
     config = ch.MeanFieldConfig(copies=2, sweeps=3, temperature=0.5)
-    spins, seen = ch.random_lattices(2, 10, 10, rng=generator()), []
+    spins, seen = ch.random_spins(2, 10, 10, rng=generator()), []
 
     def values(means):
         seen.append(means)
         return torch.stack([-means[..., 1], means[..., 1]], -1)
 
-    moment, after = ch.play_round(values, spins.clone(), config, generator(1))
+    played, after = ch.play_round(values, spins.clone(), config, generator(1))
     assert len(seen) == 3 and torch.equal(seen[0], ch.mean_action(spins, TOUCH))
-    assert torch.equal(moment.means, seen[2]) and not torch.equal(seen[1], seen[2])
-    assert torch.equal(after, (2 * moment.actions - 1).to(torch.int8)) and after.dtype == torch.int8
-    assert torch.equal(moment.next_means, ch.mean_action(after, TOUCH))
-    torch.testing.assert_close(moment.rewards, ch.reward_of("source", moment.actions, seen[2], 8))
+    assert torch.equal(played.means, seen[2]) and not torch.equal(seen[1], seen[2])
+    assert torch.equal(after, (2 * played.actions - 1).to(torch.int8)) and after.dtype == torch.int8
+    assert torch.equal(played.next_means, ch.mean_action(after, TOUCH))
+    torch.testing.assert_close(played.rewards, ch.reward_of("source", played.actions, seen[2], 8))
 
 
 def test_shuffled_rewards_stay_in_their_copy_and_leave_the_rest():
-    moment = some_moment()
-    told = ch.taught_by("shuffled", moment, generator())
+    played = some_round()
+    told = ch.taught_by("shuffled", played, generator())
     for copy in range(3):
-        one, other = moment.rewards[copy].flatten(), told.rewards[copy].flatten()
+        one, other = played.rewards[copy].flatten(), told.rewards[copy].flatten()
         assert torch.equal(one.sort().values, other.sort().values) and not torch.equal(one, other)
-    assert told.means is moment.means and told.actions is moment.actions
-    assert ch.taught_by("rewards", moment, generator()) is moment
+    assert told.means is played.means and told.actions is played.actions
+    assert ch.taught_by("rewards", played, generator()) is played
 
 
 def test_learning_begins_after_the_warm_up_at_a_falling_rate(monkeypatch):
@@ -217,6 +217,33 @@ def test_learning_begins_after_the_warm_up_at_a_falling_rate(monkeypatch):
     rates.clear()
     last(ch.train_mean_field(dataclasses.replace(config, teacher="nobody"), 1))
     assert not rates
+
+
+def test_the_loss_is_nan_before_learning_and_then_what_it_is(monkeypatch):
+    seen, losses = [], ch.mean_field_losses
+    spy = lambda *a: seen.append(losses(*a)) or seen[-1]
+    monkeypatch.setitem(ch.train_mean_field.__globals__, "mean_field_losses", spy)
+    for progress in ch.train_mean_field(ch.MeanFieldConfig(rounds=13, copies=2, side=4), 1):
+        if progress.step <= ch.WARM_UP:
+            assert math.isnan(progress.metrics["loss"]) and not seen
+        else:
+            assert progress.metrics["loss"] == pytest.approx(seen[-1].mean().item()) != 0
+
+
+def same(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other or one != one
+
+
+def test_a_state_stays_what_it_was():
+    config = ch.MeanFieldConfig(rounds=14, copies=2, side=6)
+    yielded = [(progress, progress.state()) for progress in ch.train_mean_field(config, 5)]
+    assert not same(yielded[10][1], yielded[-1][1])
+    for progress, at_once in yielded:
+        assert same(progress.state(), at_once)  # although the run went on
 
 
 def test_training_resumes_exactly(tmp_path):
@@ -261,6 +288,24 @@ def test_hot_agents_learn_the_sum_of_their_neighbours(dims):
     assert shuffled.abs().max() < 0.6
 
 
+def test_who_follows_and_who_prefers(monkeypatch):
+    tables = torch.stack([SUMS, SUMS + 9, SUMS - 9, -SUMS])
+    assert ch.follows(tables).tolist() == [True, False, False, False]
+    answers = {
+        "follow": lambda means: 20 * means,
+        "up": lambda means: torch.tensor([0.0, 9.0]).expand_as(means),
+    }
+    config, spins = ch.MeanFieldConfig(copies=2), torch.ones(2, 10, 10, dtype=torch.int8)
+    spins[1] = -1
+    ends = {}
+    for name, answer in answers.items():
+        monkeypatch.setitem(
+            ch.ends_of.__globals__, "mean_field_net", lambda _, answer=answer: answer
+        )
+        ends[name] = ch.ends_of({"net": None, "spins": spins}, -spins, config, 1)
+    assert (ends["follow"] < -0.95).all() and ends["up"][0] > 0.95 and ends["up"][1] < -0.95
+
+
 # Order, temperature, sampler
 
 
@@ -283,7 +328,16 @@ def test_those_who_act_together_are_no_neighbours(kind, shape, masks):
         (lambda: ch.chances_of_up(SUMS, [1.0, 0.0]), "The temperature is 0; a Boltzmann policy needs one above 0."),
         (lambda: ch.chances_of_up(SUMS, [-0.5]), "The temperature is -0.5; a Boltzmann policy needs one above 0."),
         (lambda: ch.MeanFieldConfig(temperature=0), "MeanFieldConfig.temperature is 0; it has to lie between 0.05 and 20.0."),
-        (lambda: ch.MeanFieldConfig(reward="fame"), "reward is 'fame'; it has to be one of source, energy."),
+        (lambda: ch.chances_of_up(SUMS, [1.0, math.nan]), "The temperature is nan; a Boltzmann policy needs one above 0."),
+        (lambda: ch.chances_of_up(SUMS, []), "There is no temperature; a Boltzmann policy needs at least one."),
+        (lambda: ch.orders_of((8, 8), ((2, 0),)), "Neighbours would act together: no step may be longer than one cell."),
+        (lambda: ch.observe(torch.zeros(7), [1.0], (4, 4), 1, 6, 1), "The table has 7 entries; 4 neighbours need 5."),
+        (lambda: ch.observe(SUMS, [1.0], (4, 4), 1, 5, 1), "There are 5 sweeps; to measure anything takes six."),
+        (lambda: ch.MeanFieldConfig(reward="fame"), "MeanFieldConfig.reward is 'fame'; it has to be one of source, energy."),
+        (lambda: ch.MeanFieldConfig(copies=0), "MeanFieldConfig.copies is 0; it has to lie between 1 and 1000."),
+        (lambda: ch.LatticeConfig(dims=0), "LatticeConfig.dims is 0; it has to lie between 1 and 4."),
+        (lambda: ch.LatticeConfig(teacher="x"), "LatticeConfig.teacher is 'x'; it has to be one of rewards, shuffled, nobody."),
+        (lambda: ch.LatticeConfig(sides=(8, 9)), "LatticeConfig.sides is (8, 9); it takes even numbers from 4 on."),
         (lambda: ch.LatticeConfig(sweeps=1), "LatticeConfig.sweeps is 1; it has to lie between 30 and 100000."),
     ],
 )  # fmt: skip
@@ -310,7 +364,7 @@ def test_a_sweep_is_the_agents_acting_one_after_the_other(kind):
     """Exact, agent by agent, from the sampler's own random numbers, with a table that rises and falls."""
     neighbours = ch.steps_to_neighbours(kind, 2)
     chances = torch.rand(3, len(neighbours) + 1, generator=generator(6))
-    spins, orders = ch.random_lattices(3, 6, 4, rng=generator(7)), ch.orders_of((6, 4), neighbours)
+    spins, orders = ch.random_spins(3, 6, 4, rng=generator(7)), ch.orders_of((6, 4), neighbours)
     expected, sampler = spins.clone(), ch.Sampler(spins, chances, neighbours, orders, seed=8)
     for _ in range(5):
         sampler.sweep()
@@ -327,7 +381,7 @@ def test_a_sweep_is_the_agents_acting_one_after_the_other(kind):
 
 def test_all_at_once_looks_only_at_what_was_there():
     """Pitfall: a shared buffer turns a synchronous update into a sequential one."""
-    spins = ch.random_lattices(1, 5, 5, rng=generator(9))
+    spins = ch.random_spins(1, 5, 5, rng=generator(9))
     before = spins.clone()
     sampler = ch.Sampler(
         spins,
@@ -344,9 +398,7 @@ def test_all_at_once_looks_only_at_what_was_there():
 
 def test_sixteen_bits_are_enough_and_random():
     chances = torch.linspace(2e-5, 1 - 2e-5, 501)[:500].view(100, 5)
-    sampler = ch.Sampler(
-        ch.random_lattices(100, 64, 64, rng=generator()), chances, FACE, [], seed=3
-    )
+    sampler = ch.Sampler(ch.random_spins(100, 64, 64, rng=generator()), chances, FACE, [], seed=3)
     bars = torch.stack([c.flatten().int() for c in sampler.climbs]).cumsum(0)
     bars = (bars + 2**15) % 2**16 - 2**15  # sums of 16-bit numbers wrap
     error = (bars.T + 2**15) / 2**16 - chances.double()
@@ -372,7 +424,7 @@ def test_sixteen_bits_are_enough_and_random():
 
 def test_the_table_is_the_network():
     net = ch.MeanFieldQ(1, 10, generator(2))
-    spins = ch.random_lattices(1, 12, 12, rng=generator(3))
+    spins = ch.random_spins(1, 12, 12, rng=generator(3))
     for kind in ("face", "touch"):
         neighbours = ch.steps_to_neighbours(kind, 2)
         table = ch.advantages_of_up(net, len(neighbours))[0]
@@ -492,18 +544,35 @@ def test_the_first_third_does_not_count(monkeypatch):
     assert len(counted) == 20
 
 
+def test_temperatures_go_where_the_values_are():
+    found = ch.chances_of_up(SUMS.to("meta"), [1.0, 2.0])
+    assert found.device.type == "meta" and found.shape == (2, 5)
+
+
+def test_a_quench_starts_at_random_and_grows_cold(monkeypatch):
+    asked, chances = [], ch.chances_of_up
+    spy = lambda values, temperatures: (
+        asked.append(list(temperatures)) or chances(values, temperatures)
+    )
+    monkeypatch.setitem(ch.quench.__globals__, "chances_of_up", spy)
+    spins = ch.quench(2.0 * torch.arange(9) - 8, 10, 50, [0.06, 0.05], 1)
+    assert asked[1:] == [[0.06], [0.05]]
+    assert ch.aligned(spins).mean() < 97 and -0.5 < spins.float().mean() < 0.5
+
+
 @pytest.mark.slow
 def test_a_plunge_sticks_in_stripes_and_slow_cooling_does_not():
     right = ch.rewards_of_both("source", ch.mean_actions(8), 8).diff(dim=1)[:, 0]
     stuck = {}
-    for name, schedule in ch.SCHEDULES.items():
+    schedules = ch.SCHEDULES | {"mild": np.array([0.5] * 390 + [ch.COLD] * 10)}
+    for name, schedule in schedules.items():
         spins = ch.quench(right, 10, 1000, schedule, seed=5)
         stuck[name] = (ch.aligned(spins) < 90).float().mean().item()
-    assert 0.25 < stuck["cold at once"] < 0.4 and stuck["cooled slowly"] < 0.01
+    assert 0.25 < stuck["cold at once"] < 0.4 and max(stuck["cooled slowly"], stuck["mild"]) < 0.01
 
 
 def test_domains_are_measured_by_their_borders():
-    spins = ch.random_lattices(2, 6, 8, rng=generator(1))
+    spins = ch.random_spins(2, 6, 8, rng=generator(1))
     for copy, found in enumerate(ch.domain_size(spins).tolist()):
         unlike = 0
         for row, column in itertools.product(range(6), range(8)):
@@ -556,6 +625,48 @@ def test_every_measurement_runs_small():
     assert "critical_temperature" not in ch.measure_lattice(cube, 1).metrics
 
 
+def test_a_lattice_s_numbers_are_those_of_its_curves():
+    config = ch.LatticeConfig(sides=(4, 8, 16), wide=(0.8, 1.6, 0.4), dense=(1.0, 1.2, 0.1))
+    exact = ch.exact_energy(2 * ch.temperatures_of(config))  # at 0.8, 1, 1.1, 1.2, 1.6
+    curves = {
+        "binder_4": np.array([0.6, 0.3, 0.4, 0.6, 0]),  # crosses that of 8 at 1.15
+        "binder_8": np.full(5, 0.5),
+        "binder_16": np.array([0.6, 0.6, 0.4, 0.2, 0]),  # and this one at 1.05
+        "aligned_energy_16": exact * [1.01, 2, 2, 2, 0.97],
+    }
+    learned = SUMS + torch.tensor([0, 0.1, 0, -0.3, 0])
+    found = ch.lattice_metrics(config, learned, curves, [1, 2, 3])
+    assert found == pytest.approx(
+        {"million_updates_per_second": 3, "value_error": 0.3, "critical_temperature": 1.05, "energy_error": 3}
+    )  # fmt: skip
+
+
+def test_cumulants_are_those_of_both_starts(monkeypatch):
+    square, fourth = np.array([[0.5, 0.4], [0.3, 0.2]]), np.array([[0.3, 0.2], [0.2, 0.1]])
+    seen = ch.Observed(np.array([[0.7, 0.6], [0.5, 0.4]]), square, fourth, -np.ones((2, 2)))
+    patched = ch.measure_lattice.__globals__
+    monkeypatch.setitem(patched, "observe", lambda *a: (seen, 1.0))
+    monkeypatch.setitem(patched, "learned_values", lambda *a: SUMS)
+    config = ch.LatticeConfig(sides=(4,), wide=(1.0, 1.0, 1.0), dense=(1.1, 1.1, 1.0))
+    curves = ch.measure_lattice(config, 1).curves
+    expected = 1 - fourth.mean(0) / (3 * square.mean(0) ** 2)
+    np.testing.assert_allclose(curves["binder_4"], expected)
+    assert curves["aligned_m_4"].tolist() == [0.7, 0.6] and curves["random_m_4"].tolist() == [
+        0.5,
+        0.4,
+    ]
+
+
+def test_growth_is_fitted_from_20_to_1000_sweeps(monkeypatch):
+    patched = ch.measure_growth.__globals__
+    monkeypatch.setitem(patched, "learned_values", lambda *a: SUMS)
+    monkeypatch.setitem(patched, "grow", lambda values, side, copies, at, seed: at)
+    size = lambda t: torch.tensor(t**0.5 if 20 <= t <= 1000 else 5.0 * t)
+    monkeypatch.setitem(patched, "domain_size", size)
+    found = ch.measure_growth(ch.LatticeConfig(), 1)
+    assert found.metrics["growth_exponent"] == pytest.approx(0.5, abs=1e-6)
+
+
 @pytest.mark.slow
 def test_quench_and_growth_are_measured():
     found = ch.measure_quench(
@@ -602,9 +713,14 @@ def test_exercises_know_right_from_wrong(capsys):
         up = np.mean([padded[i : i + side, j : j + side] for i, j in cells], 0)
         return np.stack([up, 1 - up] if flip else [1 - up, up], -1)
 
+    def solution(t, start=1.0, factor=2):
+        for _ in range(3000):
+            start = math.tanh(factor * start / t)
+        return start
+
     heat = lambda e, t, n: n * np.var(e) / (2 * t) ** 2
     steps = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1)]
-    right = {"M4.1": shares, "M4.2": heat, "M5.1": steps}
+    right = {"M4.1": shares, "M4.2": heat, "M4.4": solution, "M5.1": steps}
     for exercise, answer in right.items():
         assert said(exercise, answer) == f"{exercise}: right.\n"
     for exercise, answer, hint in (
@@ -616,6 +732,10 @@ def test_exercises_know_right_from_wrong(capsys):
         ("M4.2", lambda e, t, n: 4 * heat(e, t, n), "Whose temperature"),
         ("M4.2", lambda e, t, n: heat(e, t, 1), "per spin"),
         ("M4.2", lambda e, t, n: heat(e, t, n) * t, "squared"),
+        ("M4.4", lambda t: 0.0, "larger"),
+        ("M4.4", lambda t: solution(t, -1.0), "other direction"),
+        ("M4.4", lambda t: solution(t, factor=4), "should be"),
+        ("M4.4", lambda t: solution(t) if t < 2 else 0.5, "at 0 only"),
         ("M5.1", steps[:4], "six"),
         ("M5.1", [*steps[:5], (1, -1)], "opposite"),
         ("M5.1", [*steps[:4], (2, 2), (-2, -2)], "touch"),
@@ -634,7 +754,7 @@ def test_no_exercise_needs_another_one():
         if c.cell_type == "code" and "hide-cell" in c.metadata.get("tags", [])
     ]
     solutions = [ast.parse(cell.source) for cell in code]
-    assert len(solutions) >= 4
+    assert len(solutions) >= 5
 
     def names(tree, kind):
         found = {

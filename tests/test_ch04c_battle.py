@@ -1,4 +1,4 @@
-"""Chapter 04b: its battle against the engine itself, its learning against loops, its streams, its faults kept out."""
+"""Chapter 04c: its battle against the engine itself, its learning against loops, its streams, its faults kept out."""
 
 import collections
 import importlib.util
@@ -86,7 +86,7 @@ def test_every_hit_lands_on_the_neighbour_in_the_table_and_on_no_other():
         battle = placed([(10, 10)], around)
         (reward, _), _ = battle.step([np.array([13 + which]), np.full(8, STAY)])
         assert reward == pytest.approx([0.2 - 0.1 - 0.005])
-        health = battle.planes(ch.BLUE)[:, 1, 6, 6]
+        health = ch.views(battle, ch.BLUE)[:, 1, 6, 6]
         assert (
             health == np.where(np.arange(8) == which, 81, 100)
         ).all()  # 10 - 2 + 0.1 points of 10
@@ -94,7 +94,9 @@ def test_every_hit_lands_on_the_neighbour_in_the_table_and_on_no_other():
             [(10, 10)], [around[(which + 3) % 8]]
         )  # nobody stands there: a blow into the air
         (reward, _), _ = alone.step([np.array([13 + which]), np.array([STAY])])
-        assert reward == pytest.approx([-0.1 - 0.005]) and alone.planes(ch.BLUE)[0, 1, 6, 6] == 100
+        assert (
+            reward == pytest.approx([-0.1 - 0.005]) and ch.views(alone, ch.BLUE)[0, 1, 6, 6] == 100
+        )
 
 
 @needs_magent
@@ -120,12 +122,12 @@ def test_a_soldier_sees_an_enemy_and_a_comrade_where_they_stand():
         if (dx, dy) == (0, 0):
             continue
         inside = dx**2 + dy**2 <= ch.REACH**2  # the engine's view is a disc in a square
-        planes = placed([(15, 15)], [(15 + dx, 15 + dy)], side=31).planes(ch.RED)
+        planes = ch.views(placed([(15, 15)], [(15 + dx, 15 + dy)], side=31), ch.RED)
         assert planes.shape == (1, 3, 13, 13) and planes.dtype == np.uint8
         found = {tuple(map(int, place)) for place in np.argwhere(planes[0])}
         assert found == {(1, 6, 6)} | ({(2, 6 + dy, 6 + dx)} if inside else set())
         seen += inside
-        both = placed([(15, 15), (15 + dx, 15 + dy)], [(1, 1)], side=31).planes(ch.RED)
+        both = ch.views(placed([(15, 15), (15 + dx, 15 + dy)], [(1, 1)], side=31), ch.RED)
         assert (both[0, 1, 6 + dy, 6 + dx], both[1, 1, 6 - dy, 6 - dx]) == (
             (100, 100) if inside else (0, 0)
         )
@@ -135,15 +137,17 @@ def test_a_soldier_sees_an_enemy_and_a_comrade_where_they_stand():
 @needs_magent
 def test_walls_are_seen_and_health_is_in_percent():
     battle = placed([(2, 3)], [(3, 3)])
-    walls = battle.planes(ch.RED)[0, 0]
+    walls = ch.views(battle, ch.RED)[0, 0]
     for dy, dx in itertools.product(range(-6, 7), repeat=2):
         x, y = 2 + dx, 3 + dy
         edge = (x == 0 and y >= 0) or (y == 0 and x >= 0)
         assert walls[6 + dy, 6 + dx] == (100 if edge and dx**2 + dy**2 <= 36 else 0)
     for health in (81, 62, 43, 24):
         battle.step([np.array([13 + 4]), np.array([STAY])])
-        assert battle.planes(ch.RED)[0, 2, 6, 7] == health == battle.planes(ch.BLUE)[0, 1, 6, 6]
-        assert battle.planes(ch.RED)[0, 1, 6, 6] == 100
+        assert (
+            ch.views(battle, ch.RED)[0, 2, 6, 7] == health == ch.views(battle, ch.BLUE)[0, 1, 6, 6]
+        )
+        assert ch.views(battle, ch.RED)[0, 1, 6, 6] == 100
 
 
 @pytest.mark.parametrize("name", ["SKIRMISH", "WAR"])
@@ -184,7 +188,7 @@ import sys
 sys.modules["magent2"] = None
 from rlbook_utils.definitions import load_chapter
 chapter = load_chapter("ch04c_battle")
-chapter.MEASUREMENTS, chapter.train_battle, chapter.TURNED, chapter.BattleQ(8)
+chapter.MEASUREMENTS, chapter.train_battle, chapter.BattleQ(8)
 print(chapter.HAS_MAGENT)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -227,7 +231,7 @@ def test_who_dies_is_punished_and_leaves_and_the_killer_is_paid_once():
     for health in (81, 62, 43, 24, 5):
         rewards, living = battle.step([np.array([13 + 4, STAY]), np.array([STAY, STAY])])
         assert rewards[ch.RED] == pytest.approx([0.095, -0.005]) and living[ch.BLUE].all()
-        assert battle.planes(ch.BLUE)[0, 1, 6, 6] == health
+        assert ch.views(battle, ch.BLUE)[0, 1, 6, 6] == health
     rewards, living = battle.step([np.array([13 + 4, STAY]), np.array([STAY, DOWN])])
     assert rewards[ch.RED] == pytest.approx([4.895, -0.005])  # one kill of 5, not two
     assert rewards[ch.BLUE] == pytest.approx([-0.1, -0.005])
@@ -279,7 +283,7 @@ def test_a_reset_brings_back_both_teams_whole_and_where_they_started():
     assert battle.alive == (16, 16) and battle.steps == 0 and not battle.over
     assert [sorted(cells(battle, team)) for team in (0, 1)] == starts
     for team in (0, 1):
-        assert (battle.planes(team)[:, 1, 6, 6] == 100).all()
+        assert (ch.views(battle, team)[:, 1, 6, 6] == 100).all()
         assert (ch.mean_actions(battle, team) == 0).all()
 
 
@@ -394,18 +398,18 @@ def test_between_two_chasers_colour_decides_nothing(monkeypatch):
 def test_what_a_soldier_saw_does_not_change_with_the_battle():
     """Pitfall: the engine reuses its observation buffers."""
     battle = ch.Battle(ch.SKIRMISH, np.random.default_rng(3))
-    kept = [battle.planes(team) for team in (0, 1)]
+    kept = [ch.views(battle, team) for team in (0, 1)]
     copies, where = [k.copy() for k in kept], [p.copy() for p in battle.positions]
     first = battle.positions
     for _ in range(6):
         battle.step(bloody(battle))
-        assert not np.shares_memory(battle.planes(0), kept[0])
-        battle.planes(1)
+        assert not np.shares_memory(ch.views(battle, 0), kept[0])
+        ch.views(battle, 1)
     for team in (0, 1):
         np.testing.assert_array_equal(kept[team], copies[team])
         np.testing.assert_array_equal(first[team], where[team])
-        assert (battle.planes(team)[:16].shape != kept[team].shape) or (
-            battle.planes(team) != kept[team]
+        assert (ch.views(battle, team)[:16].shape != kept[team].shape) or (
+            ch.views(battle, team) != kept[team]
         ).any()
 
 
@@ -546,7 +550,7 @@ def test_the_chaser_does_what_its_sentence_says(seed):
             if battle.over:
                 break
             for team in (0, 1):
-                health = battle.planes(1 - team)[:, 1, 6, 6].tolist()
+                health = ch.views(battle, 1 - team)[:, 1, 6, 6].tolist()
                 actions = ch.chase(battle, team)
                 for action, options in zip(actions, allowed(battle, team, health), strict=True):
                     assert action in options
@@ -670,58 +674,6 @@ def test_the_seed_decides_a_fight_also_of_networks():
     assert fought((99, 9)) != first
 
 
-# The network's view, turned
-
-
-def turn(cells, side, size):
-    """Cells of a square map on the turned map: mirrored top to bottom first for sides 4 to 7, then turned to the left."""
-    x, y = np.asarray(cells).T
-    if side >= 4:
-        y = size - 1 - y
-    for _ in range(side % 4):
-        x, y = y, size - 1 - x
-    return np.stack([x, y], 1)
-
-
-@needs_magent
-@pytest.mark.parametrize("side", range(8))
-def test_a_battle_on_a_turned_field_is_the_turned_battle(side):
-    """The engine is the oracle: two battles, one turned, in which everybody does the same, turned likewise."""
-    size, rng, seen = 16, np.random.default_rng(side), 0
-    start = scattered(rng, 10, size)
-    plain = placed(*start, side=size)
-    other = placed(*(turn(team, side, size) for team in start), side=size)
-    for step in range(25):
-        if plain.over:
-            break
-        for team in (0, 1):
-            planes, same = plain.planes(team), other.planes(team)
-            views = ch.turned_views(torch.from_numpy(planes), side).numpy()
-            np.testing.assert_array_equal(views, same)
-            np.testing.assert_array_equal(
-                turn(plain.positions[team], side, size), other.positions[team]
-            )
-            rows = some_deeds(len(planes))._replace(
-                mean_action=torch.from_numpy(ch.mean_actions(plain, team))
-            )
-            np.testing.assert_allclose(
-                ch.turned(rows, side).mean_action.numpy(), ch.mean_actions(other, team), atol=1e-6
-            )
-            seen += (planes[:, 2] > 0).sum()
-        actions = [
-            np.where(rng.random(len(a)) < 0.3, rng.integers(21, size=len(a)), a)
-            for a in bloody(plain)
-        ]
-        plain.rng, other.rng = (
-            np.random.default_rng(step) for _ in range(2)
-        )  # the coin falls alike
-        found = plain.step(actions), other.step([ch.TURNED[side].numpy()[a] for a in actions])
-        for one, same in zip(*found, strict=True):
-            for team in (0, 1):
-                np.testing.assert_allclose(one[team], same[team], atol=1e-6)
-    assert step > 5 and seen > 100 and sum(plain.alive) < 20
-
-
 def some_deeds(size, seed=0, dtype=torch.float32):
     """A batch of random experience, as tensors."""
     draw = torch.Generator().manual_seed(seed)
@@ -733,38 +685,6 @@ def some_deeds(size, seed=0, dtype=torch.float32):
         views[0], rand(size, 21), torch.randint(0, 21, (size,), generator=draw), rand(size) - 0.5,
         views[1], rand(size, 21), rand(size) < 0.3,
     )  # fmt: skip
-
-
-def test_the_eight_sides_are_a_group():
-    sides = {tuple(row.tolist()) for row in ch.TURNED}
-    assert len(sides) == 8 and ch.TURNED.shape == (8, 21)
-    assert ch.TURNED[0].tolist() == list(range(21))
-    for one, two in itertools.product(ch.TURNED, repeat=2):
-        assert tuple(two[one].tolist()) in sides
-    for row in ch.TURNED:
-        assert sorted(row[:13].tolist()) == list(range(13)) and row[STAY] == STAY
-        assert sorted(row[13:].tolist()) == list(range(13, 21))  # a hit stays a hit
-
-
-@pytest.mark.parametrize("side", range(8))
-def test_turning_an_experience_turns_all_that_has_a_direction_and_nothing_else(side):
-    batch = some_deeds(30, side)
-    found = ch.turned(batch, side)
-    for name in ("planes", "next_planes"):
-        old, new = getattr(batch, name), getattr(found, name)
-        cells = np.array(list(itertools.product(range(13), repeat=2)))  # (x, y)
-        to = turn(cells, side, 13)
-        assert torch.equal(old[:, :, cells[:, 1], cells[:, 0]], new[:, :, to[:, 1], to[:, 0]])
-    for name in ("mean_action", "next_mean_action"):
-        old, new = getattr(batch, name), getattr(found, name)
-        for action in range(21):
-            assert torch.equal(old[:, action], new[:, ch.TURNED[side, action]])
-    moves = np.concatenate([ch.MOVES, ch.HITS])
-    for old, new in zip(batch.actions.tolist(), found.actions.tolist(), strict=True):
-        assert (turn([moves[old] + 6], side, 13)[0] - 6 == moves[new]).all() and (old < 13) == (
-            new < 13
-        )
-    assert torch.equal(batch.rewards, found.rewards) and torch.equal(batch.ended, found.ended)
 
 
 # What is learned
@@ -920,7 +840,7 @@ def test_experience_is_what_the_battle_did():
             battle, learners = duel.battle, duel.learners
             assert len(learners) == (1 if share else 2) and duel.scripted not in learners
             before = {
-                team: (battle.planes(team), ch.mean_actions(battle, team)) for team in learners
+                team: (ch.views(battle, team), ch.mean_actions(battle, team)) for team in learners
             }
             ids = [battle.engine.get_agent_id(team) for team in battle.teams]
             orders = {team: np.where(rng.random(battle.alive[team]) < 0.2, STAY, ch.chase(battle, team))
@@ -938,7 +858,7 @@ def test_experience_is_what_the_battle_did():
                     assert deed.ended.all()
                 else:
                     np.testing.assert_array_equal(deed.ended, ~still)
-                    np.testing.assert_array_equal(deed.next_planes[still], battle.planes(team))
+                    np.testing.assert_array_equal(deed.next_planes[still], ch.views(battle, team))
                     np.testing.assert_allclose(
                         deed.next_mean_action[still], ch.mean_actions(battle, team)
                     )
@@ -953,7 +873,7 @@ def test_the_clock_ends_no_experience():
         found = duel.step({team: idle(duel.battle, team) for team in (0, 1)})
     assert duel.battle.over and not duel.battle.wiped_out
     for team, deed in found.items():
-        assert not deed.ended.any() and (deed.next_planes == duel.battle.planes(team)).all()
+        assert not deed.ended.any() and (deed.next_planes == ch.views(duel.battle, team)).all()
 
 
 @needs_magent
@@ -993,7 +913,7 @@ class Always(nn.Module):
 
     def __init__(self, action):
         super().__init__()
-        self.action, self.asked = action, []
+        self.action, self.asked, self.values = action, [], nn.Linear(1, 1)
 
     def forward(self, planes, mean_action):
         self.asked.append(len(planes))
@@ -1060,18 +980,11 @@ def test_the_target_network_is_a_copy_of_the_right_age():
         assert torch.equal(vector(team.target_net), vector(team.net) if update % 6 == 0 else before)
 
 
-@pytest.mark.parametrize("turning", [True, False])
-def test_what_reaches_the_loss_and_the_optimiser(monkeypatch, turning):
-    """The batch, whole, from one of eight sides; both networks; the discount; the temperature; a rate that falls to a tenth."""
-    config, rng, seen, sides = quick(turned=turning, discount=0.7), np.random.default_rng(0), [], []
-    team, true_loss, true_turned = full_team(config), ch.mean_field_loss, ch.turned
-
-    def turned(batch, side):
-        sides.append((side, true_turned(batch, side)))
-        return sides[-1][1]
-
+def test_what_reaches_the_loss_and_the_optimiser(monkeypatch):
+    """The batch, whole; both networks; the discount; the temperature; a rate that falls to a tenth."""
+    config, rng, seen = quick(discount=0.7), np.random.default_rng(0), []
+    team, true_loss = full_team(config), ch.mean_field_loss
     monkeypatch.setattr(ch, "mean_field_loss", lambda *args: seen.append(args) or true_loss(*args))
-    monkeypatch.setattr(ch, "turned", turned)
     stored = {row.tobytes() for row in team.replay.rows(np.arange(200)).rewards}
     for i in range(160):
         remaining = 1 - i / 160
@@ -1082,15 +995,11 @@ def test_what_reaches_the_loss_and_the_optimiser(monkeypatch, turning):
         assert {row.tobytes() for row in batch.rewards.numpy()} <= stored
         assert team.optimiser.param_groups[0]["lr"] == pytest.approx(1e-3 * max(remaining, 0.1))
         assert isinstance(loss, float) and loss > 0
-        assert not turning or sides[-1][1] is batch
-    drawn = [side for side, _ in sides]
-    assert len(drawn) == (160 if turning else 0)
-    assert not turning or stats.chisquare(np.bincount(drawn, minlength=8)).pvalue > 1e-3
 
 
 def test_gradients_do_not_pile_up(monkeypatch):
     """Two updates of plain gradient descent against the gradients of two losses."""
-    config, team = quick(turned=False, sync_every=10_000), full_team(quick())
+    config, team = quick(sync_every=10_000), full_team(quick())
     team.optimiser = torch.optim.SGD(team.net.parameters(), 1.0)
     batches, true_loss = [], ch.mean_field_loss
     monkeypatch.setattr(
@@ -1323,10 +1232,9 @@ def test_no_training_and_no_score_share_a_stream(monkeypatch):
         ch.measure_order(ch.OrderConfig(), seed)
         ch.measure_temperatures(ch.HeatConfig(), seed)
         ch.measure_aim(ch.AimConfig(), seed)
-    count = (
-        1 + 2 * 2 + 4 + 3 * (3 * 3 + 2) * 2 + len(ch.ORDERS) + 2 * len(ch.HEATS) + 2 + len(ch.AIMS)
-    )
-    assert len(uses) == len(seeds) * count
+    count = 1 + 2 * 2 + 4 + len(ch.ORDERS) + 2 * len(ch.HEATS) + 2 + len(ch.AIMS)
+    pairings = sum(3 * (3 * 3 + 2) - 3 * (seed in (1, 2, 3)) for seed in seeds)
+    assert len(uses) == len(seeds) * count + 2 * pairings
     streams = [tuple(np.random.SeedSequence(seed).spawn(1)[0].generate_state(4)) for seed in uses]
     shared = [uses[i] for i, stream in enumerate(streams) if streams.count(stream) > 1]
     assert not shared, shared
@@ -1473,12 +1381,14 @@ def test_a_tournament_pairs_everyone_with_everyone(monkeypatch):
         assert led[0] == "war" and led[2] == 2 and field == ch.WAR._replace(limit=ch.CLOCK)
         name = rival[1] if rival[0] == "war" else "chaser" if rival == ch.CHASER else "random"
         fought[led[1], name] += battles
-    assert (
-        set(fought.values()) == {30} and len(fought) == 3 * 5
-    )  # as many against each kind of rival
-    assert found["mean_field_won_against_mean_field"] == np.mean([1, 2, 3])
-    assert found["independent_kills_against_mean_field"] == np.mean([12, 13, 14])
-    assert found["shuffled_lost_against_random"] == len(pairs) == 33
+        assert rival != led  # nobody meets the network of the own training
+    assert set(fought.values()) == {30} and len(fought) == 3 * 5  # as many against each kind
+    assert found["mean_field_won_against_mean_field"] == np.mean([1, 2])
+    assert found["independent_kills_against_mean_field"] == np.mean([11, 12, 13])
+    assert found["shuffled_lost_against_random"] == len(pairs) == 30
+    pairs.clear()
+    ch.measure_tournament(config, 101)  # a reader's seed is among nobody's rivals
+    assert len(pairs) == 33
 
 
 # Learning
@@ -1488,26 +1398,25 @@ def test_a_tournament_pairs_everyone_with_everyone(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_team_learns_to_kill(monkeypatch, seed):
-    """Nine soldiers close to the enemy, a tenth of a real training. Over five seeds, kills of nine: 4.2 to 5.1 against
-    random soldiers (untrained 0 to 1.8, random 0.1), 1.3 to 2.6 against the chaser (untrained 0 to 0.4, random 0)."""
+    """Nine soldiers close to the enemy, a sixth of a real training. Over five seeds 1.9 to 2.6 of the chaser's nine are
+    killed (untrained networks 0 to 0.4)."""
     monkeypatch.setattr(ch, "WARM_UP", 1000)
     config = ch.BattleConfig(
-        field=ch.Field(9, 14, 0, 40), battle_steps=16_000, battles=4, hidden=32, batch=256,
-        chaser_share=0.5, learning_rate=2e-3, discount=0.8, temperature_start=0.1, temperature_end=0.01,
+        field=ch.Field(9, 14, 0, 40), battle_steps=20_000, battles=4, hidden=32, batch=256,
+        learning_rate=2e-3, discount=0.8,
     )  # fmt: skip
     progress = last(ch.train_battle(config, seed))
     trained = ch.nets_of([team["parts"][0] for team in progress.state()["teams"]], config.hidden)
     torch.manual_seed(1000 + seed)
     untrained = [ch.BattleQ(config.hidden) for _ in (0, 1)]
-    kills = {
-        (name, other): ch.both_sides(
-            ch.commanders(nets, config.knowledge, 0.01), rival, config.field._replace(limit=100), 40, (77, seed)
+    field = config.field._replace(limit=100)
+    killed, by_chance = (
+        ch.both_sides(
+            ch.commanders(nets, config.knowledge, 0.01), ch.CHASER, field, 40, (77, seed)
         ).kills
-        for name, nets in (("trained", trained), ("untrained", untrained))
-        for other, rival in (("random", ch.RANDOM), ("chaser", ch.CHASER))
-    }  # fmt: skip
-    assert kills["trained", "random"] > max(3, 1.2 + kills["untrained", "random"]), kills
-    assert kills["trained", "chaser"] > 0.5 + kills["untrained", "chaser"], kills
+        for nets in (trained, untrained)
+    )
+    assert killed > 1.2 + by_chance
 
 
 # Settings

@@ -1,4 +1,4 @@
-"""What chapter 04b says about the battle's rules and its stored runs."""
+"""What chapter 04c says about the battle's rules and its stored runs."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def _placed(red: list, blue: list) -> object:
     battle.engine.reset()
     for team, cells in zip(battle.teams, (red, blue), strict=True):
         battle.engine.add_agents(team, method="custom", pos=np.array(cells))
-    battle._look_where()
+    battle.positions = [battle.engine.get_pos(team) for team in battle.teams]
     return battle
 
 
@@ -55,7 +55,7 @@ def rules():
     rewards, _ = battle.step([np.array([17, 6]), stay])
     assert (
         np.allclose(rewards[RED], [-0.105, -0.005])
-        and (battle.planes(RED)[:, 1, 6, 6] == 100).all()
+        and (CHAPTER.views(battle, RED)[:, 1, 6, 6] == 100).all()
     )
 
 
@@ -64,7 +64,7 @@ def who_sees_whom():
     for field, seen in ((CHAPTER.SKIRMISH, True), (CHAPTER.WAR, False)):
         battle = CHAPTER.Battle(field, np.random.default_rng(0))
         for team in (RED, BLUE):
-            sees = battle.planes(team)[:, 2].any((1, 2))
+            sees = CHAPTER.views(battle, team)[:, 2].any((1, 2))
             assert sees.any() == seen
             if seen:  # the front row, and nobody behind the second
                 front = np.abs(battle.positions[team][:, 0] - field.side // 2)

@@ -58,6 +58,29 @@ def specific_heat(answer):
         )
 
 
+def self_consistent(answer):
+    """M4.4: the mean-field magnetisation, against a bisection."""
+    for temperature in (0.6, 1.2, 1.9):
+        low, high = 1e-6, 1.0  # tanh(2 m / τ) - m is above 0 at the one and below at the other
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (
+                (middle, high) if np.tanh(2 * middle / temperature) > middle else (low, middle)
+            )
+        found = float(answer(temperature))
+        if np.isclose(found, low, atol=1e-3):
+            continue
+        if abs(found) < 1e-3:
+            raise Wrong(
+                "m = 0 always solves it. Below the melting point there is a larger solution."
+            )
+        if np.isclose(found, -low, atol=1e-3):
+            raise Wrong("The largest solution is asked for: the other direction.")
+        raise Wrong(f"At τ = {temperature} it should be {low:.3f}; yours is {found:.3f}.")
+    if abs(float(answer(2.5))) > 1e-3:
+        raise Wrong("At τ = 2.5 the curves tanh(2 m / τ) and m meet at 0 only.")
+
+
 def triangular_steps(answer):
     """M5.1: six steps on a square array that make it a triangular lattice."""
     steps = {tuple(int(by) for by in step) for step in answer}
@@ -74,4 +97,9 @@ def triangular_steps(answer):
         raise Wrong("In a triangular lattice two neighbours always have two neighbours in common.")
 
 
-EXERCISES = {"M4.1": mean_actions, "M4.2": specific_heat, "M5.1": triangular_steps}
+EXERCISES = {
+    "M4.1": mean_actions,
+    "M4.2": specific_heat,
+    "M4.4": self_consistent,
+    "M5.1": triangular_steps,
+}

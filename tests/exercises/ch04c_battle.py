@@ -1,4 +1,4 @@
-"""Oracles of chapter 04b's exercises."""
+"""Oracles of chapter 04c's exercises."""
 
 import numpy as np
 
