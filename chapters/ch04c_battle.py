@@ -52,7 +52,7 @@ from torch.nn import functional as F
 
 from rlbook_utils import plots, results
 from rlbook_utils.checkpoint import as_tensors, load_checkpoint, random_state, restore_random
-from rlbook_utils.config import budget, by_budget, check_config, knob
+from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.exercises import check
 from rlbook_utils.replay import Replay
 from rlbook_utils.results import Measured, Measurement, Metric
@@ -812,7 +812,7 @@ if HAS_MAGENT:
 @dataclass(frozen=True)
 class BattleConfig:
     field: Field = SKIRMISH
-    knowledge: str = "neighbours"
+    knowledge: str = choice("neighbours", KNOWLEDGE)
     battle_steps: int = knob(120_000, 1_000, 1_000_000, "steps of battles in all")
     battles: int = knob(8, 1, 64, "battles side by side")
     chaser_share: float = knob(
@@ -830,11 +830,9 @@ class BattleConfig:
 
     def __post_init__(self) -> None:
         check_config(self)
-        if self.knowledge not in KNOWLEDGE:
-            raise ValueError(f"knowledge is {self.knowledge!r}; it can be {', '.join(KNOWLEDGE)}.")
 
 
-WAR_CONFIG = BattleConfig(field=WAR, chaser_share=0.1, battle_steps=56_000)
+WAR_CONFIG = BattleConfig(field=WAR, chaser_share=0.1, temperature_end=0.008, battle_steps=56_000)
 
 
 # %%
@@ -1133,7 +1131,8 @@ def both_sides(
 
 # %%
 RANDOM, CHASER = (random_player,) * 2, (chaser,) * 2
-TEMPERATURE = 0.004  # at which learned teams fight in every table and figure
+BATTLES = 200  # of each stored score
+CLOCK = 1000  # steps after which a scored battle ends undecided: MAgent2's own limit
 
 
 def nets_of(teams: Sequence[dict], hidden: int) -> list[nn.Module]:
@@ -1145,17 +1144,11 @@ def nets_of(teams: Sequence[dict], hidden: int) -> list[nn.Module]:
 
 
 def commanders(
-    nets: Sequence[nn.Module], knowledge: str, temperature: float = TEMPERATURE
+    nets: Sequence[nn.Module], knowledge: str, temperature: float
 ) -> tuple[Player, Player]:
     """Who leads red and who blue."""
     red, blue = (commander(net, knowledge, temperature) for net in nets)
     return red, blue
-
-
-BATTLES, CLOCK = (
-    200,
-    1000,
-)  # of each stored score; steps after which a battle ends undecided (MAgent2's own)
 
 
 # %%
@@ -1163,7 +1156,7 @@ if HAS_MAGENT:
     trained = nets_of(
         [team["parts"][0] for team in battle_run.state["teams"]], battle_config.hidden
     )
-    led = commanders(trained, battle_config.knowledge)
+    led = commanders(trained, battle_config.knowledge, battle_config.temperature_end)
     for name, rivals in {"the chaser": CHASER, "random soldiers": RANDOM}.items():
         score = both_sides(led, rivals, SKIRMISH, by_budget(smoke=4, laptop=60), (WATCHING, 5))
         print(
@@ -1282,7 +1275,7 @@ FIELDS = {"skirmish": SKIRMISH, "war": WAR}
 
 @dataclass(frozen=True)
 class TournamentConfig:
-    field: str = "skirmish"
+    field: str = choice("skirmish", ("skirmish", "war"))
     seeds: tuple[int, ...] = (1, 2, 3)
     battles: int = knob(24, 2, 1000, "of each pair of runs, half of them on either side")
 
@@ -1299,7 +1292,7 @@ def stored_commanders(field: str, learner: str, seed: int) -> tuple[Player, Play
     path = results.run_path("M6", name, seed).with_suffix(".safetensors")
     config = run["config"]
     nets = nets_of(load_checkpoint(path)["state"]["teams"], config["hidden"])
-    return commanders(nets, config["knowledge"])
+    return commanders(nets, config["knowledge"], config["temperature_end"])
 
 
 # %%
@@ -1829,7 +1822,11 @@ if HAS_MAGENT:
         net = kind(BattleConfig().hidden)
         net.load_state_dict(stored_net("mean_field_skirmish", 1, RED).state_dict())
         survivors = fight(
-            commander(net, "neighbours", TEMPERATURE), chaser, SKIRMISH, count, (WATCHING, 10)
+            commander(net, "neighbours", BattleConfig().temperature_end),
+            chaser,
+            SKIRMISH,
+            count,
+            (WATCHING, 10),
         )
         say(kind.__name__, survivors, SKIRMISH)
 # TODO
@@ -1857,7 +1854,7 @@ def measure_learner(config: BattleConfig, seed: int) -> Measured:
         curves["kills"].append(progress.metrics["enemies killed"])
     seconds = time.perf_counter() - began
     last = [team["parts"][0] for team in progress.state()["teams"]]
-    led = commanders(nets_of(last, config.hidden), config.knowledge)
+    led = commanders(nets_of(last, config.hidden), config.knowledge, config.temperature_end)
     field = config.field._replace(limit=CLOCK)
     against = {
         name: both_sides(led, other, field, BATTLES, (SCORING, seed, i))._asdict()
@@ -1897,7 +1894,7 @@ def measure_tournament(config: TournamentConfig, seed: int) -> Measured:
 # %% tags=["hide-input"]
 @dataclass(frozen=True)
 class OrderConfig:
-    field: str = "skirmish"
+    field: str = choice("skirmish", ("skirmish", "war"))
     battles: int = knob(100, 2, 1000, "between two chasers, for each way to decide who comes first")
 
     def __post_init__(self) -> None:
@@ -1916,6 +1913,7 @@ def measure_order(config: OrderConfig, seed: int) -> Measured:
 
 @dataclass(frozen=True)
 class HeatConfig:
+    networks: str = choice("mean_field_skirmish", ("mean_field_skirmish", "warm"))
     battles: int = knob(60, 2, 1000, "against the chaser at each temperature")
     temperatures: tuple[float, ...] = HEATS
 
@@ -1924,8 +1922,8 @@ class HeatConfig:
 
 
 def measure_temperatures(config: HeatConfig, seed: int) -> Measured:
-    """The stored mean-field teams of this seed against the chaser, at one temperature after the other."""
-    nets = [stored_net("mean_field_skirmish", seed, team) for team in (RED, BLUE)]
+    """Stored teams of this seed against the chaser, at one temperature after the other."""
+    nets = [stored_net(config.networks, seed, team) for team in (RED, BLUE)]
     scores = [
         both_sides(
             commanders(nets, "neighbours", heat),
@@ -2004,6 +2002,7 @@ MEASUREMENTS += [
     Measurement("M6", "order_skirmish", measure_order, OrderConfig(), FIVE),
     Measurement("M6", "order_war", measure_order, OrderConfig("war", battles=40), FIVE),
     Measurement("M6", "temperatures", measure_temperatures, HeatConfig(), FIVE),
+    Measurement("M6", "temperatures_warm", measure_temperatures, HeatConfig("warm"), THREE),
     Measurement("M6", "aim", measure_aim, AimConfig(), FIVE),
     Measurement("M6", STORED_FILMS, measure_films, None, (1,)),
 ]

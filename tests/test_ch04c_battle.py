@@ -1260,8 +1260,8 @@ def test_a_learner_is_measured_against_the_script_and_against_chance(monkeypatch
     }
     assert all(np.isfinite(value) for value in measured.metrics.values())
     assert len(measured.curves["won"]) == len(measured.curves["kills"]) > 90
-    ((nets, known),) = kept
-    assert known == knowledge
+    ((nets, known, temperature),) = kept
+    assert known == knowledge and temperature == config.temperature_end
     state = last(ch.train_battle(config, 1)).state()
     for net, stored, wanted in zip(nets, measured.state["teams"], weights_of(state), strict=True):
         assert torch.equal(parameters_to_vector(net.parameters()), wanted)
@@ -1288,9 +1288,10 @@ def stored_teams(monkeypatch, tmp_path):
 
 
 def test_stored_teams_come_back_with_what_they_knew(stored_teams, monkeypatch):
-    monkeypatch.setattr(ch, "commanders", lambda nets, knowledge: (nets, knowledge))
+    monkeypatch.setattr(ch, "commanders", lambda *args: args)
     for (learner, seed), nets in stored_teams.items():
-        found, knowledge = ch.stored_commanders("skirmish", learner, seed)
+        found, knowledge, temperature = ch.stored_commanders("skirmish", learner, seed)
+        assert temperature == quick().temperature_end
         assert knowledge == ch.KNOWN[learner]
         for net, wanted in zip(found, nets, strict=True):
             assert torch.equal(*(parameters_to_vector(n.parameters()) for n in (net, wanted)))
@@ -1428,7 +1429,8 @@ def test_a_team_learns_to_kill(monkeypatch, seed):
         (lambda: ch.BattleConfig(chaser_share=2), "BattleConfig.chaser_share is 2; it has to lie between 0.0 and 1.0."),
         (lambda: ch.BattleConfig(temperature_end=0), "BattleConfig.temperature_end is 0; it has to lie between 0.001 and 1.0."),
         (lambda: ch.BattleConfig(battles=0), "BattleConfig.battles is 0; it has to lie between 1 and 64."),
-        (lambda: ch.BattleConfig(knowledge="all"), "knowledge is 'all'; it can be neighbours, nothing, shuffled."),
+        (lambda: ch.BattleConfig(knowledge="all"),
+         "BattleConfig.knowledge is 'all'; it has to be one of neighbours, nothing, shuffled."),
         (lambda: ch.TournamentConfig(battles=1), "TournamentConfig.battles is 1; it has to lie between 2 and 1000."),
     ],
 )  # fmt: skip
