@@ -291,7 +291,7 @@ def health_of(battle: Battle, team: int) -> np.ndarray:
 # has $21^{10} \approx 1.7 \cdot 10^{13}$ places. The **mean action** has 21:
 #
 # $$
-# \bar{\boldsymbol a}_j = \frac{1}{|\mathcal{N}_j|} \sum_{k \in \mathcal{N}_j} \boldsymbol a_k \in [0, 1]^{21} ,
+# \bar a_j = \frac{1}{|\mathcal{N}_j|} \sum_{k \in \mathcal{N}_j} \boldsymbol a_k \in [0, 1]^{21} ,
 # $$
 #
 # where $\boldsymbol a_k$ is comrade $k$'s action, one-hot, and $\mathcal{N}_j$ holds the comrades at most six moves of
@@ -642,9 +642,9 @@ figure, panels = plt.subplots(1, 2, figsize=(10, 2.4))
 for axes, (name, title) in zip(
     panels, {"skirmish": "16 against 16", "war": "64 against 64"}.items(), strict=True
 ):
-    runs = results.runs("M6", f"order_{name}")
     plots.bars(
-        axes, {order: [run["metrics"][f"red_wins_{order}"] for run in runs] for order in ORDERS}
+        axes,
+        {order: results.metric("M6", f"order_{name}", f"red_wins_{order}") for order in ORDERS},
     )
     axes.axvline(0.5, color=plots.INK, linestyle=":")
     axes.set(xlim=(0, 1), xlabel="share of the decided battles that red wins", title=title)
@@ -663,11 +663,11 @@ plt.show()
 # ## A network with two entrances
 #
 # The value of an action now depends on three things: what the soldier sees, $s$, what its comrades did,
-# $\bar{\boldsymbol a}$, and what it does itself. One network serves all soldiers of a team, so that every soldier's
+# $\bar a$, and what it does itself. One network serves all soldiers of a team, so that every soldier's
 # experience teaches all of them:
 #
 # $$
-# Q_\theta(s, \bar{\boldsymbol a}, \cdot) : \{0, \dots, 100\}^{3 \times 13 \times 13} \times [0, 1]^{21} \to \mathbb{R}^{21} .
+# Q_\theta(s, \bar a, \cdot) : \{0, \dots, 100\}^{3 \times 13 \times 13} \times [0, 1]^{21} \to \mathbb{R}^{21} .
 # $$
 #
 # The source joins view and mean action at the first layer, and names the better design, one entrance for each, as an
@@ -720,7 +720,7 @@ plt.show()
 # Actions are drawn from the **Boltzmann policy** with temperature $\tau$,
 #
 # $$
-# \pi_\tau(a \mid s, \bar{\boldsymbol a}) = \frac{\exp\big( Q_\theta(s, \bar{\boldsymbol a}, a) / \tau \big)}{\sum_{a'} \exp\big( Q_\theta(s, \bar{\boldsymbol a}, a') / \tau \big)} .
+# \pi_\tau(a \mid s, \bar a) = \frac{\exp\big( Q_\theta(s, \bar a, a) / \tau \big)}{\sum_{a'} \exp\big( Q_\theta(s, \bar a, a') / \tau \big)} .
 # $$
 #
 # Adding independent Gumbel noise to $Q / \tau$ and taking the largest gives such a draw, all soldiers in one line.
@@ -798,9 +798,9 @@ if HAS_MAGENT:
 # policy itself expects from there (Yang et al., equations 8 to 10), with a target network $\theta^-$:
 #
 # $$
-# y = r + \gamma\, \mathbb{1}[\text{alive, not over}] \sum_{a'} \pi_\tau(a' \mid s', \bar{\boldsymbol a}')\,
-# Q_{\theta^-}(s', \bar{\boldsymbol a}', a') ,
-# \qquad L(\theta) = \frac{1}{B} \sum_{i=1}^{B} \big( y_i - Q_\theta(s_i, \bar{\boldsymbol a}_i, a_i) \big)^2 .
+# y = r + \gamma\, \mathbb{1}[\text{alive, not over}] \sum_{a'} \pi_\tau(a' \mid s', \bar a')\,
+# Q_{\theta^-}(s', \bar a', a') ,
+# \qquad L(\theta) = \frac{1}{B} \sum_{i=1}^{B} \big( y_i - Q_\theta(s_i, \bar a_i, a_i) \big)^2 .
 # $$
 
 #
@@ -975,8 +975,8 @@ if HAS_MAGENT:
     print(f"the chaser leads team {duel.scripted}; team {learner} has lived through {names}")
 
 # %% [markdown]
-# The temperature falls from 0.04 to 0.004 over the first half of the training and the learning rate to a tenth over the
-# whole of it. Experience flows into each team's replay, and every step of the battles is followed by one update a team.
+# The temperature falls from 0.04 to 0.004 (in the war to 0.008) over the first half of the training, and the learning
+# rate to a tenth over the whole of it. Experience flows into each team's replay, and every step of the battles is followed by one update a team.
 
 
 # %%
@@ -1368,8 +1368,8 @@ clip(
 #
 # One opponent is one opinion, and these learners have trained against it. So every stored team fights every other one:
 # all seeds of a learner against all seeds of all learners, against the chaser and against random soldiers, half of the
-# battles on either side of the map, all learners at temperature 0.004. A battle ends when one side is wiped out, or
-# undecided after 1,000 steps.
+# battles on either side of the map, every learner at the temperature that its training ended with. Nobody meets the
+# other half of its own training. A battle ends when one side is wiped out, or undecided after 1,000 steps.
 
 
 # %% tags=["hide-input"]
@@ -1378,11 +1378,12 @@ OPPONENTS = KINDS | {"chaser": "chaser", "random": "random"}
 
 def draw_tournament(axes: Axes, field: str, title: str) -> None:
     """Rows: who wins; columns: against whom. Mean, least and most over the row's seeds."""
-    runs = results.runs("M6", f"tournament_{field}")
     for row, learner in enumerate(KINDS):
         for column, name in enumerate(OPPONENTS):
             found = {
-                what: np.array([r["metrics"][f"{learner}_{what}_against_{name}"] for r in runs])
+                what: results.metric(
+                    "M6", f"tournament_{field}", f"{learner}_{what}_against_{name}"
+                )
                 for what in Score._fields
             }
             won, lost = found["won"], found["lost"]
@@ -1422,22 +1423,21 @@ figure, panels = plt.subplots(1, 2, figsize=(10, 2.0))
 for axes, (field, what, label) in zip(
     panels,
     (
-        ("skirmish", "won_against_chaser", "skirmish: won against the chaser"),
-        ("war", "kills_against_chaser", "war: enemies killed by 64, against the chaser"),
+        ("skirmish", "losses", "skirmish: own soldiers lost, of 16"),
+        ("war", "won", "war: battles won"),
     ),
     strict=True,
 ):
     plots.bars(
         axes,
         {
-            label: [run["metrics"][what] for run in results.runs("M6", f"{name}_{field}")]
-            for name, label in KINDS.items()
+            kind: results.metric("M6", f"{name}_{field}", f"{what}_against_chaser")
+            for name, kind in KINDS.items()
         },
     )
     axes.set(xlabel=label)
-panels[0].axvline(0.5, color=plots.INK, linestyle=":")
-panels[0].set_xlim(0, 1)
-panels[1].set_yticklabels([])
+panels[1].axvline(0.5, color=plots.INK, linestyle=":")
+panels[1].set(xlim=(0, 1), yticklabels=[])
 plt.show()
 
 # %% [markdown]
@@ -1467,21 +1467,22 @@ plt.show()
 
 # %% tags=["hide-input"]
 def draw_heat(index: int) -> bytes:
-    """One soldier's policy at a temperature, and how the five stored pairs of teams fare at all of them."""
-    figure, (policy, scores) = plt.subplots(1, 2, figsize=(9.4, 2.9), dpi=80)
+    """One soldier's policy at a temperature, and how stored teams fare at all of them."""
+    figure, (policy, skirmish, war) = plt.subplots(1, 3, figsize=(11, 2.9), dpi=80)
     temperature = HEATS[index]
-    policy.bar(
-        np.arange(ACTIONS), torch.softmax(contact_values / temperature, -1).numpy(), color=kinds
-    )
+    chances = torch.softmax(contact_values / temperature, -1).numpy()
+    policy.bar(np.arange(ACTIONS), chances, color=kinds)
     policy.set(xlabel="action (blue: moves, orange: hits)", ylabel="probability", ylim=(0, 1))
     policy.set_title(f"one soldier at temperature {temperature}")
-    curves = results.curves("M6", "temperatures", "won")
-    plots.bands(scores, HEATS, curves, "won against the chaser")
-    scores.plot(temperature, curves[:, index].mean(), "o", color=plots.COLOURS[1])
-    scores.axhline(0.5, color=plots.INK, linestyle=":")
-    scores.set(
-        xscale="log", xlabel="temperature", ylim=(-0.02, 1.02), title="won against the chaser"
-    )
+    for axes, kinds_of_run in ((skirmish, SKIRMISH_HEATS), (war, WAR_HEATS)):
+        for name, label in kinds_of_run.items():
+            curves = results.curves("M6", name, "won")
+            plots.bands(axes, HEATS, curves, label)
+            axes.plot(temperature, curves[:, index].mean(), "o", color=plots.INK)
+        axes.set(xscale="log", xlabel="temperature of the fight", ylim=(-0.02, 1.02))
+        axes.legend(fontsize=7)
+    skirmish.set_title("skirmish: won against the chaser")
+    war.set_title("war: won")
     picture = plots.to_png(figure)
     plt.close(figure)
     return picture
@@ -1489,6 +1490,14 @@ def draw_heat(index: int) -> bytes:
 
 # %%
 HEATS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.1)
+SKIRMISH_HEATS = {
+    "temperatures": "trained from 0.04 to 0.004",
+    "temperatures_warm": "trained from 0.2 to 0.05",
+}
+WAR_HEATS = {
+    "temperatures_war_chaser": "against the chaser",
+    "temperatures_war_random": "against random soldiers",
+}
 
 
 def contact(steps: int, seed: int) -> Moment:
@@ -1524,7 +1533,7 @@ print(
 # stored pairs of teams win at each temperature: each seed, their mean and its 95 % interval; the dot marks the
 # slider.* TODO <!-- held: heat -->
 #
-# ### Three settings, each taken away
+# ### Settings, each taken away
 
 # %% tags=["M6"]
 SETTINGS = {
@@ -1532,28 +1541,22 @@ SETTINGS = {
     "a kill counts 5": "uncapped",
     "temperature 0.2 to 0.05": "warm",
 }
+ENDS = {"temperature 0.04 to 0.008": "mean_field_war", "temperature 0.04 to 0.004": "cold_war"}
 figure, panels = plt.subplots(1, 2, figsize=(10, 2.3))
-for axes, what, label in zip(
+for axes, kinds_of_run, name, label in zip(
     panels,
-    ("won", "kills"),
-    ("battles won against the chaser", "enemies killed, of 16"),
+    (SETTINGS, ENDS),
+    ("won_against_chaser", "won_against_random"),
+    ("skirmish: battles won against the chaser", "war: random soldiers wiped out"),
     strict=True,
 ):
-    plots.bars(
-        axes,
-        {
-            name: [run["metrics"][f"{what}_against_chaser"] for run in results.runs("M6", run_name)]
-            for name, run_name in SETTINGS.items()
-        },
-    )
-    axes.set(xlabel=label)
+    plots.bars(axes, {k: results.metric("M6", run, name) for k, run in kinds_of_run.items()})
+    axes.set(xlabel=label, xlim=(0, 1))
 panels[0].axvline(0.5, color=plots.INK, linestyle=":")
-panels[0].set_xlim(0, 1)
-panels[1].set_yticklabels([])
 plt.show()
 
 # %% [markdown]
-# *200 fresh battles against the chaser a seed: each seed, the mean and its 95 % interval, or the range of three.* TODO
+# *200 fresh battles a seed: each seed, the mean and its 95 % interval, or the range of three.* TODO
 # <!-- held: settings -->
 #
 # ## Spot the bug
@@ -1658,12 +1661,9 @@ def aim_of(net: nn.Module, lived: Deed) -> tuple[float, float, list[float]]:
 
 
 # %% tags=["M6"]
-runs = results.runs("M6", "aim")
 figure, (share, by_health) = plt.subplots(1, 2, figsize=(10, 2.9))
-plots.bars(share, {aim: [run["metrics"][f"aimed_{aim}"] for run in runs] for aim in AIMS})
-share.axvline(
-    np.mean([run["metrics"]["by_chance"] for run in runs]), color=plots.INK, linestyle=":"
-)
+plots.bars(share, {aim: results.metric("M6", "aim", f"aimed_{aim}") for aim in AIMS})
+share.axvline(results.metric("M6", "aim", "by_chance").mean(), color=plots.INK, linestyle=":")
 share.set(xlim=(0, 1), xlabel="best-valued hits that strike an enemy (dotted: chance)")
 for aim, colour in (("a kill counts 5", 0), ("5, health the other way round", 3)):
     plots.bands(
@@ -1913,8 +1913,9 @@ def measure_order(config: OrderConfig, seed: int) -> Measured:
 
 @dataclass(frozen=True)
 class HeatConfig:
-    networks: str = choice("mean_field_skirmish", ("mean_field_skirmish", "warm"))
-    battles: int = knob(60, 2, 1000, "against the chaser at each temperature")
+    networks: str = choice("mean_field_skirmish", ("mean_field_skirmish", "warm", "mean_field_war"))
+    rival: str = choice("chaser", ("chaser", "random"))
+    battles: int = knob(60, 2, 1000, "at each temperature")
     temperatures: tuple[float, ...] = HEATS
 
     def __post_init__(self) -> None:
@@ -1922,18 +1923,14 @@ class HeatConfig:
 
 
 def measure_temperatures(config: HeatConfig, seed: int) -> Measured:
-    """Stored teams of this seed against the chaser, at one temperature after the other."""
+    """Stored teams of this seed against the chaser or random soldiers, at one temperature after the other."""
     nets = [stored_net(config.networks, seed, team) for team in (RED, BLUE)]
-    scores = [
-        both_sides(
-            commanders(nets, "neighbours", heat),
-            CHASER,
-            SKIRMISH,
-            config.battles,
-            (HEATING, seed, i),
-        )
-        for i, heat in enumerate(config.temperatures)
-    ]
+    rival = {"chaser": CHASER, "random": RANDOM}[config.rival]
+    field = FIELDS["war" if config.networks.endswith("war") else "skirmish"]._replace(limit=CLOCK)
+    scores = []
+    for i, heat in enumerate(config.temperatures):
+        led = commanders(nets, "neighbours", heat)
+        scores.append(both_sides(led, rival, field, config.battles, (HEATING, seed, i)))
     return Measured({}, curves={"won": [s.won for s in scores], "kills": [s.kills for s in scores]})
 
 
@@ -1987,6 +1984,9 @@ MEASUREMENTS = [
 MEASUREMENTS += [
     Measurement("M6", "uncapped", measure_learner, BattleConfig(reward_cap=10.0), THREE),
     Measurement(
+        "M6", "cold_war", measure_learner, replace(WAR_CONFIG, temperature_end=0.004), THREE
+    ),
+    Measurement(
         "M6",
         "warm",
         measure_learner,
@@ -2003,6 +2003,16 @@ MEASUREMENTS += [
     Measurement("M6", "order_war", measure_order, OrderConfig("war", battles=40), FIVE),
     Measurement("M6", "temperatures", measure_temperatures, HeatConfig(), FIVE),
     Measurement("M6", "temperatures_warm", measure_temperatures, HeatConfig("warm"), THREE),
+    *(
+        Measurement(
+            "M6",
+            f"temperatures_war_{rival}",
+            measure_temperatures,
+            HeatConfig("mean_field_war", rival),
+            FIVE,
+        )
+        for rival in ("chaser", "random")
+    ),
     Measurement("M6", "aim", measure_aim, AimConfig(), FIVE),
     Measurement("M6", STORED_FILMS, measure_films, None, (1,)),
 ]

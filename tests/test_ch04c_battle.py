@@ -1320,14 +1320,23 @@ def test_temperatures_are_measured_with_stored_networks(stored_teams, monkeypatc
     monkeypatch.setattr(
         ch, "stored_net", lambda name, seed, team: stored_teams["mean_field", seed][team]
     )
-    monkeypatch.setattr(ch, "SKIRMISH", ch.Field(4, 20, 1, limit=3))
+    small = ch.Field(4, 20, 1)
+    monkeypatch.setattr(ch, "FIELDS", {"skirmish": small, "war": small._replace(soldiers=9)})
+    monkeypatch.setattr(ch, "CLOCK", 3)
     true_commanders = ch.commanders
     monkeypatch.setattr(
         ch, "commanders", lambda *args: asked.append(args) or true_commanders(*args)
     )
+    fought, true_sides = [], ch.both_sides
+    monkeypatch.setattr(ch, "both_sides", lambda *args: fought.append(args) or true_sides(*args))
     found = ch.measure_temperatures(ch.HeatConfig(battles=2, temperatures=(0.01, 1.0)), 2)
     assert asked == [(nets, "neighbours", 0.01), (nets, "neighbours", 1.0)]
     assert len(found.curves["won"]) == len(found.curves["kills"]) == 2
+    monkeypatch.setattr(ch, "stored_net", lambda name, *_: nets[0] if "war" in name else None)
+    ch.measure_temperatures(ch.HeatConfig("mean_field_war", "random", 2, (0.1,)), 2)
+    assert [(f[1], f[2].soldiers, f[2].limit) for f in fought] == [
+        (ch.CHASER, 4, 3), (ch.CHASER, 4, 3), (ch.RANDOM, 9, 3)
+    ]  # fmt: skip
 
 
 @needs_magent

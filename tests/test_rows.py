@@ -14,7 +14,7 @@ ROWS = {
     "E": 9,
     "D": 10,
     "C": 9,
-    "M": 5,  # M6, the battle, comes with chapter 04c (drafts/)
+    "M": 6,
     "A": 10,
     "P": 8,
     "R": 10,

@@ -14,10 +14,6 @@ CHAPTER = load_chapter("ch04c_battle")
 RED, BLUE = 0, 1
 
 
-def _metric(name: str, metric: str) -> np.ndarray:
-    return np.array([run["metrics"][metric] for run in results.runs("M6", name)])
-
-
 def _differ(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two means differ beyond chance: Welch's test at 5 %."""
     return stats.ttest_ind(first, second, equal_var=False).pvalue < 0.05
@@ -82,12 +78,13 @@ def floors():
 def second_wins():
     for field in ("skirmish", "war"):
         red_wins = {
-            order: _metric(f"order_{field}", f"red_wins_{order}") for order in CHAPTER.ORDERS
+            order: results.metric("M6", f"order_{field}", f"red_wins_{order}")
+            for order in CHAPTER.ORDERS
         }
         assert red_wins["red first"].mean() < 0.15 and red_wins["blue first"].mean() > 0.85
         mixed = spread_of(red_wins["a coin, rows mixed"])
         assert mixed.low < 0.5 < mixed.high
-    rows = spread_of(_metric("order_skirmish", "red_wins_a coin"))
+    rows = spread_of(results.metric("M6", "order_skirmish", "red_wins_a coin"))
     assert rows.low > 0.5
 
 
@@ -102,9 +99,9 @@ def skirmish_is_learned():
 
 
 def aim():
-    found = {name: _metric("aim", f"aimed_{name}") for name in CHAPTER.AIMS}
+    found = {name: results.metric("M6", "aim", f"aimed_{name}") for name in CHAPTER.AIMS}
     whole, half, fifth, other_way = found.values()
-    chance = _metric("aim", "by_chance")
+    chance = results.metric("M6", "aim", "by_chance")
     assert (whole < chance).all() and (half > chance).all() and (fifth > half).all()
     assert (other_way > 0.8).all() and (fifth > 0.8).all()
     nobody, dying, _, healthy = results.curves("M6", "aim", "a kill counts 5").T
