@@ -258,9 +258,12 @@ def test_training_resumes_exactly(tmp_path):
     assert last(ch.train_mean_field(config, 5, rest)).step == 14
 
 
+USES = (ch.LEARNING, ch.RULING, ch.SAMPLING, ch.ASKING, ch.PRINTED)
+
+
 def test_every_use_of_a_seed_has_random_numbers_of_its_own():
     uses = [
-        *(s for use in (ch.LEARNING, ch.RULING, ch.SAMPLING) for seed in range(1, 11) for s in spread((use, seed), 2)),
+        *(s for use in USES for seed in range(1, 11) for s in spread((use, seed), 2)),
         *(s for seed in range(1, 6) for side in (8, 16, 32, 64) for s in spread((ch.SAMPLING, seed, side, side), 2)),
     ]  # fmt: skip
     assert len(set(uses)) == len(uses)
@@ -675,6 +678,64 @@ def test_quench_and_growth_are_measured():
     )
     assert found.metrics["stuck_cold"] > found.metrics["stuck_cooled"]
     assert 0.3 < ch.measure_growth(ch.LatticeConfig(), 1).metrics["growth_exponent"] < 0.6
+
+
+def test_the_small_measurements_run_small():
+    follow = ch.measure_following(ch.MeanFieldConfig(rounds=21, copies=2), 1).metrics
+    assert 0 <= follow["follow"] <= 100 and follow["gap"] == follow["gap"]
+    few = ch.LatticeConfig(
+        sides=(4,), wide=(0.8, 1.6, 0.4), dense=(1.0, 1.2, 0.1), sweeps=30, rounds=11
+    )
+    curves = ch.measure_beside_exact(few, 1).curves
+    assert {len(curve) for curve in curves.values()} == {5} and len(curves) == 4
+
+
+@pytest.mark.parametrize("every_row", [True, False])
+def test_the_printed_update_is_the_listing_s(every_row):
+    """Against its own lines, written as printed: target[:, argmax] = ..., one agent's ten experiences."""
+    rng = np.random.default_rng(0)
+    weights = [
+        torch.tensor(rng.standard_normal(s) / 10, dtype=torch.float32, requires_grad=True)
+        for s in ((2, 10), (10, 2))
+    ]
+    batch = [
+        (
+            rng.integers(2, size=(10, 10)),
+            rng.integers(9, size=(10, 10)),
+            rng.random((10, 10), np.float32),
+        )
+        for _ in range(10)
+    ]
+    before = [w.detach().clone().requires_grad_() for w in weights]
+    config = ch.PrintedConfig(every_row=every_row, learning_rate=0.1)
+    ch.printed_update(weights, batch, 37, config)
+    means = torch.tensor([[1 - b[1][3, 7] / 8, b[1][3, 7] / 8] for b in batch], dtype=torch.float32)
+    hidden = means @ before[0] + 1
+    q_values = torch.tanh(torch.where(hidden > 0, hidden, hidden.exp() - 1) @ before[1])
+    target = q_values.detach().clone()
+    for row, (spins, ups, best) in enumerate(batch):
+        action = int(spins[3, 7])
+        share = (ups[3, 7] if action else 8 - ups[3, 7]) / 8
+        value = math.tanh(5 * (share - 0.5)) + 0.9 * best[3, 7].item()
+        target[slice(None) if every_row else row, action] = value
+    (q_values - target).square().sum().backward()
+    for weight, old in zip(weights, before, strict=True):
+        torch.testing.assert_close(weight, old - 0.1 * old.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_printed_program_sweeps_one_after_another():
+    weights = [torch.zeros(2, 10), torch.zeros(10, 2)]
+    weights[0][1], weights[1][:, 1] = 60.0, 1.0  # up as soon as a neighbour is
+    weights[0][0] = -2.0
+    grid = np.zeros((10, 10), int)
+    grid[5, 5] = 1
+    ups, best = ch.printed_play(
+        weights, grid, ch.PrintedConfig(temperature=0.05), np.random.default_rng(0)
+    )
+    assert grid.mean() > 0.95 and best.shape == ups.shape == (
+        10,
+        10,
+    )  # in three sweeps: news travels along
 
 
 def test_temperatures_are_ascending_and_each_there_once():

@@ -44,6 +44,31 @@ def mean_field_aligns():
     return [*medians, rule.min(), untrained.mean(), shuffled.mean()]
 
 
+def most_follow_and_remember():
+    asked = ("follow", "same_way", "turned", "as_sure", "aligned")
+    follow, same_way, turned, sure, own = (results.metric("M4", "follow", kind) for kind in asked)
+    assert len(follow) == 10 and spread_of(same_way, "mean").low > 60 and turned.max() < 100
+    assert abs(np.mean(sure - own)) < 0.2
+    return [follow.mean(), same_way.mean(), turned.mean(), sure.mean(), own.mean()]
+
+
+def printed():
+    for name in ("printed", "printed_right"):
+        advantages, late = _curves(name, "advantages"), _curves(name, "aligned")[:, -20:]
+        assert len(advantages) == 5 and late.mean(1).min() > 80
+        assert (
+            np.sign(advantages) == np.sign(advantages[:, :1])
+        ).all()  # one direction, at all nine
+        assert np.ptp(advantages, axis=1).max() < 0.2
+
+
+def beside_exact():
+    learned, exact = (_curves("beside_exact", f"{name}_m") for name in ("learned", "exact"))
+    apart = np.abs(exact[:, None] - exact[None])[~np.eye(5, dtype=bool)].mean()
+    assert len(learned) == 5
+    return [np.abs(learned - exact).mean(), apart]
+
+
 def stripes():
     cold, cooled = (results.metric("M4", "quench", f"stuck_{how}") for how in ("cold", "cooled"))
     mean, low, high = _mean_and_interval(cold)
