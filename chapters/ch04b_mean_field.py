@@ -817,17 +817,37 @@ def quench(
 
 
 # %% tags=["hide-input"]
-SWEEPS = 400
-COLD, WARM = 0.05, 1.5  # temperatures
-SCHEDULES = {
-    "cold at once": np.full(SWEEPS, COLD),
-    "cooled slowly": np.geomspace(WARM, COLD, SWEEPS),
-}
-MILD = np.array([0.5] * 390 + [COLD] * 10)
+@dataclass(frozen=True)
+class QuenchConfig:
+    """Random lattices that come to the cold in three ways."""
+
+    rounds: int = knob(300, 1, 300, "of learning")
+    side: int = knob(10, 4, 64, "cells along an edge", step=2)
+    copies: int = knob(1000, 1, 10_000, "lattices")
+    sweeps: int = knob(400, 10, 10_000, "in all")
+    cold: float = knob(0.05, 0.01, 1.0, "temperature at the end")
+    warm: float = knob(1.5, 0.1, 5.0, "temperature from which slow cooling begins")
+    mild: float = knob(
+        0.5, 0.1, 5.0, "temperature of all sweeps but the last ten, where cold comes late"
+    )
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def schedules_of(config: QuenchConfig) -> dict[str, np.ndarray]:
+    """The temperature of every sweep."""
+    late = np.arange(config.sweeps) >= config.sweeps - 10
+    return {
+        "cold at once": np.full(config.sweeps, config.cold),
+        "cooled slowly": np.geomspace(config.warm, config.cold, config.sweeps),
+        "mild, then cold at once": np.where(late, config.cold, config.mild),
+    }
+
+
 right_values = advantages_of_up(mean_field_net(hot_run.state["net"]), 8)[0]
 figure, panels = plt.subplots(3, 8, figsize=(9.5, 4.3))
-shown = SCHEDULES | {"τ = 0.5 for 390 sweeps, then cold at once": MILD}
-for row, (label, schedule) in zip(panels, shown.items(), strict=True):
+for row, (label, schedule) in zip(panels, schedules_of(QuenchConfig()).items(), strict=True):
     cooled = quench(right_values, 10, by_budget(100, 1000), schedule, seed=1)
     for axes, lattice in zip(row, cooled, strict=False):
         draw_spins(axes, lattice.numpy())
@@ -840,10 +860,9 @@ plt.show()
 # *Eight lattices after 400 sweeps at τ = 0.05 (above), from τ = 1.5 down to 0.05 (middle), and at τ = 0.5 with the last
 # ten at 0.05 (below).* Plunged into the cold, three lattices in ten end in stripes: each spin along a straight border
 # has more neighbours on its own side than on the other, so nobody wants to move, although all would be better off if
-# half of them did. The same lattices, cooled slowly, all align. <!-- held: stripes -->
-#
-# Is it the slowness? The third row says no: there the cold comes at once, after some time with a little heat, in which
-# now and then somebody moves against the majority and the borders wander until they meet.
+# half of them did. The same lattices, cooled slowly, all align. Is it the slowness? The third row says no: there the
+# cold comes at once, but after some time with a little heat, in which now and then somebody moves against the majority
+# and the borders wander until they meet, and hardly a lattice is stuck. <!-- held: stripes -->
 #
 # (That cold Ising lattices freeze into stripes is known [(Spirin et al., 2001)](../book/bibliography.md#spirin2001),
 # and for four neighbours the chance as well: about 34 % on large lattices [(Barros et al.,
@@ -1333,13 +1352,18 @@ show(click_panel({"50 sweeps": 1}, dial, lattice_after, [1]), first)
 
 # %%
 def grow(
-    advantages: torch.Tensor, side: int, copies: int, at: Sequence[int], seed: int
+    advantages: torch.Tensor,
+    side: int,
+    copies: int,
+    at: Sequence[int],
+    seed: int,
+    temperature: float = 0.3,
 ) -> Iterator[torch.Tensor]:
-    """Random lattices thrown to τ = 0.3: their spins [copies, side, side] after each number of sweeps in ``at``."""
+    """Random lattices thrown to a low temperature: their spins [copies, side, side] after each number of sweeps in ``at``."""
     start, act = spread((SAMPLING, seed, side), 2)
     rng = torch.Generator(advantages.device).manual_seed(start)
     spins = random_spins(copies, side, side, rng=rng)
-    chances = chances_of_up(advantages, [0.3])
+    chances = chances_of_up(advantages, [temperature])
     sampler, done = Sampler(spins, chances, FACING, orders_of((side, side), FACING), act), 0
     for wanted in at:
         for _ in range(wanted - done):
@@ -1398,16 +1422,28 @@ show(scrubber(grown, "picture", start=4, interval=700), grown[4])
 # *The same lattice after 1, 2, 4, … sweeps, and how large its domains have become: the number of cells for each bond
 # between unlike spins, on logarithmic axes.*
 
+
 # %% tags=["hide-input"]
-GROWTH_SWEEPS = 2000
+@dataclass(frozen=True)
+class GrowthConfig:
+    """Lattices thrown into the cold, and how long they are watched."""
+
+    rounds: int = knob(300, 1, 300, "of learning")
+    side: int = knob(512, 4, 2048, "cells along an edge", step=2)
+    copies: int = knob(2, 1, 100, "lattices")
+    sweeps: int = knob(2000, 30, 100_000, "in all")
+    temperature: float = knob(0.3, 0.05, 1.0, "of the cold")
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
-def growth_times() -> np.ndarray:
+def growth_times(config: GrowthConfig) -> np.ndarray:
     """Numbers of sweeps at which domains are measured."""
-    return np.unique(np.geomspace(1, GROWTH_SWEEPS, 40).astype(int))
+    return np.unique(np.geomspace(1, config.sweeps, 40).astype(int))
 
 
-at, stored = growth_times(), results.curves("M4", "growth", "domain_size")
+at, stored = growth_times(GrowthConfig()), results.curves("M4", "growth", "domain_size")
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
 plots.bands(axes, at, stored, "512 × 512 agents")
 middle = at[(at >= 20) & (at <= 1000)]
@@ -1856,14 +1892,16 @@ def measure_printed(config: PrintedConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
-def measure_quench(config: MeanFieldConfig, seed: int) -> Measured:
-    """Percent of a thousand lattices that are stuck after a plunge into the cold, and after slow cooling."""
-    *_, progress = train_mean_field(config, seed)
+def measure_quench(config: QuenchConfig, seed: int) -> Measured:
+    """Percent of lattices that are stuck after each way into the cold."""
+    *_, progress = train_mean_field(replace(HOT, copies=1, rounds=config.rounds), seed)
     learned = advantages_of_up(mean_field_net(progress.state()["net"]), 8)[0]
     found = {}
-    for name, schedule in zip(("stuck_cold", "stuck_cooled"), SCHEDULES.values(), strict=True):
-        left = aligned(quench(learned, 10, 1000, schedule, seed))
-        found[name] = 100 * (left < 90).float().mean().item()
+    for name, schedule in zip(
+        ("cold", "cooled", "mild"), schedules_of(config).values(), strict=True
+    ):
+        left = aligned(quench(learned, config.side, config.copies, schedule, seed))
+        found[f"stuck_{name}"] = 100 * (left < 90).float().mean().item()
     return Measured(found)
 
 
@@ -1935,10 +1973,10 @@ def measure_beside_exact(config: LatticeConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
-def measure_growth(config: LatticeConfig, seed: int) -> Measured:
-    """Domain size after a quench of two lattices of 512 x 512, and its exponent from 20 to 1,000 sweeps."""
-    at = growth_times()
-    grown = grow(learned_values(config, seed), 512, 2, at, seed)
+def measure_growth(config: GrowthConfig, seed: int) -> Measured:
+    """Domain size after a plunge into the cold, and its exponent from 20 to 1,000 sweeps."""
+    at, learned = growth_times(config), learned_values(LatticeConfig(rounds=config.rounds), seed)
+    grown = grow(learned, config.side, config.copies, at, seed, config.temperature)
     sizes = np.array([domain_size(spins).mean().item() for spins in grown])
     middle = (at >= 20) & (at <= 1000)
     exponent = np.polyfit(np.log(at[middle]), np.log(sizes[middle]), 1)[0]
@@ -1955,9 +1993,10 @@ MEASUREMENTS = [
     Measurement("M4", "follow", measure_following, MeanFieldConfig(), TEN),
     Measurement("M4", "printed", measure_printed, PrintedConfig(), FIVE),
     Measurement("M4", "printed_right", measure_printed, PrintedConfig(every_row=False), FIVE),
-    Measurement("M4", "quench", measure_quench, replace(HOT, copies=1), TEN, (
+    Measurement("M4", "quench", measure_quench, QuenchConfig(), TEN, (
         Metric("stuck_cold", "% of lattices", "mean"),
-        Metric("stuck_cooled", "% of lattices", "mean"))),
+        Metric("stuck_cooled", "% of lattices", "mean"),
+        Metric("stuck_mild", "% of lattices", "mean"))),
     Measurement("M4", "lattice", measure_lattice, LatticeConfig(), FIVE, (
         Metric("critical_temperature", "τ (exact: 1.1346)", "mean"),
         Metric("energy_error", "% of Onsager's, at most", "mean"),
@@ -1965,7 +2004,7 @@ MEASUREMENTS = [
     Measurement("M4", "shuffled", measure_lattice, replace(CONTROL, teacher="shuffled"), FIVE),
     Measurement("M4", "untrained", measure_lattice, replace(CONTROL, teacher="nobody", rounds=1), FIVE),
     Measurement("M4", "beside_exact", measure_beside_exact, CONTROL, FIVE),
-    Measurement("M4", "growth", measure_growth, LatticeConfig(), FIVE, (
+    Measurement("M4", "growth", measure_growth, GrowthConfig(), FIVE, (
         Metric("growth_exponent", "power of time (theory: 1/2)", "mean"),)),
     Measurement("M5", "cube", measure_lattice, CUBES, FIVE, (
         Metric("critical_temperature", "τ (known: 2.256)", "mean"),)),

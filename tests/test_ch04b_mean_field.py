@@ -567,11 +567,13 @@ def test_a_quench_starts_at_random_and_grows_cold(monkeypatch):
 def test_a_plunge_sticks_in_stripes_and_slow_cooling_does_not():
     right = ch.rewards_of_both("source", ch.mean_actions(8), 8).diff(dim=1)[:, 0]
     stuck = {}
-    schedules = ch.SCHEDULES | {"mild": np.array([0.5] * 390 + [ch.COLD] * 10)}
-    for name, schedule in schedules.items():
+    for name, schedule in ch.schedules_of(ch.QuenchConfig()).items():
         spins = ch.quench(right, 10, 1000, schedule, seed=5)
         stuck[name] = (ch.aligned(spins) < 90).float().mean().item()
-    assert 0.25 < stuck["cold at once"] < 0.4 and max(stuck["cooled slowly"], stuck["mild"]) < 0.01
+    assert (
+        0.25 < stuck["cold at once"] < 0.4
+        and max(stuck["cooled slowly"], stuck["mild, then cold at once"]) < 0.01
+    )
 
 
 def test_domains_are_measured_by_their_borders():
@@ -663,24 +665,18 @@ def test_cumulants_are_those_of_both_starts(monkeypatch):
 def test_growth_is_fitted_from_20_to_1000_sweeps(monkeypatch):
     patched = ch.measure_growth.__globals__
     monkeypatch.setitem(patched, "learned_values", lambda *a: SUMS)
-    monkeypatch.setitem(patched, "grow", lambda values, side, copies, at, seed: at)
+    monkeypatch.setitem(patched, "grow", lambda values, side, copies, at, seed, temperature: at)
     size = lambda t: torch.tensor(t**0.5 if 20 <= t <= 1000 else 5.0 * t)
     monkeypatch.setitem(patched, "domain_size", size)
-    found = ch.measure_growth(ch.LatticeConfig(), 1)
+    found = ch.measure_growth(ch.GrowthConfig(), 1)
     assert found.metrics["growth_exponent"] == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_quench_and_growth_are_measured():
-    found = ch.measure_quench(
-        ch.MeanFieldConfig(rounds=120, temperature=5.0, discount=0.0, copies=1, learning_rate=0.05),
-        1,
-    )
-    assert found.metrics["stuck_cold"] > found.metrics["stuck_cooled"]
-    assert 0.3 < ch.measure_growth(ch.LatticeConfig(), 1).metrics["growth_exponent"] < 0.6
-
-
 def test_the_small_measurements_run_small():
+    quenched = ch.measure_quench(ch.QuenchConfig(rounds=11, copies=20, sweeps=12), 1).metrics
+    assert set(quenched) == {"stuck_cold", "stuck_cooled", "stuck_mild"}
+    growth = ch.measure_growth(ch.GrowthConfig(rounds=11, side=16, copies=1, sweeps=60), 1)
+    assert len(growth.curves["domain_size"]) == len(ch.growth_times(ch.GrowthConfig(sweeps=60)))
     follow = ch.measure_following(ch.MeanFieldConfig(rounds=21, copies=2), 1).metrics
     assert 0 <= follow["follow"] <= 100 and follow["gap"] == follow["gap"]
     few = ch.LatticeConfig(
@@ -688,6 +684,17 @@ def test_the_small_measurements_run_small():
     )
     curves = ch.measure_beside_exact(few, 1).curves
     assert {len(curve) for curve in curves.values()} == {5} and len(curves) == 4
+
+
+def test_schedules_are_what_they_are_called():
+    cold, slow, mild = ch.schedules_of(ch.QuenchConfig()).values()
+    assert len(cold) == len(slow) == len(mild) == 400 and set(cold) == {0.05}
+    assert (
+        slow[0] == pytest.approx(1.5)
+        and slow[-1] == pytest.approx(0.05)
+        and (np.diff(slow) < 0).all()
+    )
+    assert set(mild[:390]) == {0.5} and set(mild[390:]) == {0.05}
 
 
 @pytest.mark.parametrize("every_row", [True, False])
