@@ -1976,7 +1976,7 @@ WON_WAR = (
 KNOWN = {"mean_field": "neighbours", "independent": "nothing", "shuffled": "shuffled"}
 MEASUREMENTS = [
     Measurement("M6", f"{name}_{field}", measure_learner, replace(config, knowledge=knowledge),
-                FIVE if field == "skirmish" or metrics else THREE, metrics)
+                FIVE if field == "war" or metrics else THREE, metrics)
     for field, config, headlines in (("skirmish", BattleConfig(), WON), ("war", WAR_CONFIG, WON_WAR))
     for name, knowledge in KNOWN.items()
     for metrics in [headlines if name == "mean_field" else ()]
@@ -1995,7 +1995,7 @@ MEASUREMENTS += [
     ),
     Measurement("M6", "tournament_skirmish", measure_tournament, TournamentConfig(), THREE),
     Measurement(
-        "M6", "tournament_war", measure_tournament, TournamentConfig("war", battles=12), THREE
+        "M6", "tournament_war", measure_tournament, TournamentConfig("war", FIVE, 12), FIVE
     ),
 ]
 MEASUREMENTS += [
