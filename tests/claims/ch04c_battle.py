@@ -1,11 +1,14 @@
 """What chapter 04c says about the battle's rules and its stored runs."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from rlbook_utils import results
+from rlbook_utils.checkpoint import load_checkpoint
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.numbers import spread_of
 
@@ -73,6 +76,32 @@ def floors():
     assert (at_random >= 14).all()
     chased = CHAPTER.fight(CHAPTER.chaser, CHAPTER.random_player, CHAPTER.SKIRMISH, 40, (1, 3))
     assert (chased[:, BLUE] == 0).all() and (chased[:, RED] > 0).all()
+    score = CHAPTER.both_sides(CHAPTER.CHASER, (CHAPTER.patient,) * 2, CHAPTER.SKIRMISH, 40, (1, 4))
+    assert score.won > 0.7
+
+
+def others():
+    """A script that was not met in training loses, too."""
+    pytest.importorskip("magent2")
+    for seed in range(1, 6):
+        led = CHAPTER.stored_commanders("skirmish", "mean_field", seed)
+        field = CHAPTER.SKIRMISH._replace(limit=CHAPTER.CLOCK)
+        assert CHAPTER.both_sides(led, (CHAPTER.patient,) * 2, field, 80, (1, 6)).won > 0.79
+
+
+def war_film():
+    path = results.run_path("M6", "films", 1).with_suffix(".safetensors")
+    scenes = np.asarray(load_checkpoint(path)["state"]["war"])
+    alive = CHAPTER.alive_in(scenes)
+    assert alive[-1].tolist() == [0, 8] and len(scenes) == 42
+    red, blue = (
+        [side[side[:, 2] >= 0, :2] for side in scenes[[0, 8], team]] for team in (RED, BLUE)
+    )
+    gaps = [np.abs(r[:, None] - b).max(-1).min() for r, b in zip(red, blue, strict=True)]
+    assert gaps[0] > CHAPTER.REACH and gaps[1] == 1
+    assert alive[38].sum() < 12
+    won = results.metric("M6", "mean_field_war", "won_against_chaser")[0]
+    assert round(100 * won) == 56
 
 
 def second_wins():
@@ -93,9 +122,51 @@ def second_wins():
 
 def skirmish_is_learned():
     curves = {name: results.curves("M6", f"{name}_skirmish", "won") for name in CHAPTER.KINDS}
-    assert all(len(c) == 5 and (c[:, -5:].mean(1) > 0.5).all() for c in curves.values())
+    assert all((c[:, -5:].mean(1) > 0.5).all() for c in curves.values())
+    assert all((c[:, :33] <= 0.01).all() for c in curves.values())
     halves = [c.mean(1) for c in curves.values()]  # over the whole training
     assert stats.f_oneway(*halves).pvalue > 0.05
+
+
+def _shares(field: str, learner: str, rival: str) -> tuple[np.ndarray, np.ndarray]:
+    """Battles that each run of a learner wins and loses against the other runs of a kind."""
+    won, lost = (
+        results.metric("M6", f"tournament_{field}", f"{learner}_{what}_against_{rival}")
+        for what in ("won", "lost")
+    )
+    return won, lost
+
+
+def skirmish_is_even():
+    won = [_shares("skirmish", a, b)[0] for a, b in itertools.product(CHAPTER.KINDS, repeat=2)]
+    means = [w.mean() for w in won]
+    assert round(100 * min(means)) == 39 and round(100 * max(means)) == 59
+    own = _shares("skirmish", "shuffled", "shuffled")[0]
+    assert own.max() - own.min() > max(means) - min(means)
+
+
+def war_is_led():
+    leads = []
+    for other in ("independent", "shuffled"):
+        won, lost = _shares("war", "mean_field", other)
+        assert len(won) == 5 and round(5 * won.mean()) == 3 and lost.mean() < 1 / 3
+        lead = spread_of(won - lost)
+        leads.append((won - lost).mean())
+        assert -0.25 < lead.low < 0
+        won, lost = _shares("war", other, "mean_field")
+        assert (lost > won).all()
+    assert np.allclose(leads, (0.38, 0.32), atol=0.005)
+    won, lost = _shares("war", "shuffled", "independent")
+    assert spread_of(won - lost).low < 0 < won.mean() - lost.mean()
+
+
+def against_the_script():
+    kinds = tuple(CHAPTER.KINDS)
+    lost = [results.metric("M6", f"{name}_skirmish", "losses_against_chaser") for name in kinds]
+    assert not _differ(lost[0], lost[1]) and not _differ(lost[0], lost[2])
+    won = [results.metric("M6", f"{name}_war", "won_against_chaser") for name in kinds]
+    assert [round(100 * w.mean()) for w in won] == [66, 48, 52]
+    assert not _differ(won[0], won[1]) and not _differ(won[0], won[2])
 
 
 def aim():
@@ -103,7 +174,7 @@ def aim():
     whole, half, fifth, other_way = found.values()
     chance = results.metric("M6", "aim", "by_chance")
     assert (whole < chance).all() and (half > chance).all() and (fifth > half).all()
-    assert (other_way > 0.8).all() and (fifth > 0.8).all()
+    assert (other_way > 0.7).all() and (fifth > 0.7).all()
     nobody, dying, _, healthy = results.curves("M6", "aim", "a kill counts 5").T
     assert (dying > nobody).all() and (nobody > healthy).all()
     nobody, *somebody = results.curves("M6", "aim", "5, health the other way round").T
