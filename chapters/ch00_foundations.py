@@ -1630,7 +1630,7 @@ PLACES = [
     (0, 4, "Q-learning, DQN", "here", "off"),
     (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
     (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
-    (0, 1, "mean-field Q", "chapters 4, 4b", "off"),
+    (0, 1, "mean-field Q", "chapters 4b, 4c", "off"),
     (0, 0, "attention, hindsight", "chapters 5, 7", "off"),
     (1, 4, "actor–critic", "here", "on"),
     (1, 3, "A2C, A3C", "chapter 6", "on"),

@@ -57,3 +57,7 @@ def check_config(config: Any) -> None:
                 raise ValueError(
                     f"{type(config).__name__}.{field.name} is {value}; it has to lie between {low} and {high}."
                 )
+            if field.type in (int, "int") and value != int(value):
+                raise ValueError(
+                    f"{type(config).__name__}.{field.name} is {value}; it has to be a whole number."
+                )

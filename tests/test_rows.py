@@ -57,6 +57,7 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch03_curiosity", "train_curious", "CuriousConfig", {"steps": 1024, "num_envs": 4}),
     ("ch04_multi_agent", "train_ring", "RingConfig", {"epochs": 3}),
     ("ch04b_mean_field", "train_mean_field", "MeanFieldConfig", {"rounds": 12}),
+    ("ch04c_battle", "train_battle", "BattleConfig", {"battle_steps": 2000}),
     ("ch06_policy_optimisation", "train_a2c", "A2CConfig", {"steps": 4096}),
     ("ch06_policy_optimisation", "train_ppo", "PPOConfig", {"steps": 8192}),
     ("ch06_policy_optimisation", "train_acer", "ACERConfig", {"steps": 4096}),
@@ -74,6 +75,8 @@ def test_training_runs_on_a_gpu_unchanged(chapter, training, config, small):
     ch = load_chapter(chapter)
     if training == "train_curious" and not ch.can_play():
         pytest.skip("Super Mario's emulator is not installed.")
+    if training == "train_battle" and not ch.HAS_MAGENT:
+        pytest.skip("MAgent2 is not installed.")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()  # by tests before this one
     *_, progress = getattr(ch, training)(getattr(ch, config)(**small), 1, device="cuda")

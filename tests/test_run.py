@@ -73,6 +73,12 @@ def test_a_name_that_is_no_choice_is_told_the_choices():
     assert str(caught.value) == "Scheme.reward is 'fame'; it has to be one of spins, energy."
 
 
+def test_a_fraction_of_a_whole_number_is_named():
+    assert dataclasses.replace(Config(), steps=20.0).steps == 20
+    with pytest.raises(ValueError, match=r"Config\.steps is 2\.5; it has to be a whole number"):
+        dataclasses.replace(Config(), steps=2.5)
+
+
 def test_watch_keeps_history_and_state():
     run = watch(count(Config(), seed=0))
     assert run.finished and run.steps == list(range(1, 11)) and run.state == {"step": 10}
