@@ -122,7 +122,9 @@ def second_wins():
 def skirmish_is_learned():
     curves = {name: results.curves("M6", f"{name}_skirmish", "won") for name in CHAPTER.KINDS}
     assert all((c[:, -5:].mean(1) > 0.5).all() for c in curves.values())
-    assert all((c[:, :33] <= 0.01).all() for c in curves.values())
+    killed = results.metric("M6", "mean_field_war", "kills_against_chaser")
+    assert (round(killed.min()), round(killed.max())) == (60, 63)
+    assert CHAPTER.WAR_CONFIG.chaser_share == 0.1
     halves = [c.mean(1) for c in curves.values()]  # over the whole training
     assert stats.f_oneway(*halves).pvalue > 0.05
 
@@ -136,10 +138,24 @@ def _shares(field: str, learner: str, rival: str) -> tuple[np.ndarray, np.ndarra
     return won, lost
 
 
+def a_slow_start():
+    for name in CHAPTER.KINDS:
+        won, kills = (results.curves("M6", f"{name}_skirmish", what) for what in ("won", "kills"))
+        assert (won[:, :33] <= 0.01).all() and (kills[:, :25] < 2).all()
+    warm = results.curves("M6", "temperatures", "won")[:, CHAPTER.HEATS.index(0.03)]
+    assert warm.mean() < 0.25
+    assert abs(CHAPTER.temperature_at(CHAPTER.BattleConfig(), 0.35) - 0.015) < 5e-4
+
+
 def skirmish_is_even():
     won = [_shares("skirmish", a, b)[0] for a, b in itertools.product(CHAPTER.KINDS, repeat=2)]
     means = [w.mean() for w in won]
     assert round(100 * min(means)) == 39 and round(100 * max(means)) == 59
+    wiped_out = [
+        results.metric("M6", f"{name}_skirmish", "won_against_random").mean()
+        for name in ("mean_field", "independent")
+    ]
+    assert [round(100 * share) for share in wiped_out] == [88, 87]
     own = _shares("skirmish", "shuffled", "shuffled")[0]
     assert own.max() - own.min() > max(means) - min(means)
 
@@ -203,5 +219,7 @@ def aim():
     assert (other_way > 0.7).all() and (fifth > 0.7).all()
     nobody, dying, _, healthy = results.curves("M6", "aim", "a kill counts 5").T
     assert (dying > nobody).all() and (nobody > healthy).all()
+    nobody, *_, healthy = results.curves("M6", "aim", "at most 0.5").T
+    assert (np.abs(nobody) < 0.1).all() and (nobody < healthy).all()
     nobody, *somebody = results.curves("M6", "aim", "5, health the other way round").T
     assert all((values > nobody).all() for values in somebody)
