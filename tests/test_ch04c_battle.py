@@ -580,6 +580,43 @@ def test_the_chaser_hits_the_weakest_and_draws_lots_between_equal_paths():
 
 
 @needs_magent
+@pytest.mark.parametrize("seed", range(6))
+def test_the_captain_waits_for_contact_and_wastes_no_blow(seed):
+    rng, waited, shared = np.random.default_rng(seed), 0, 0
+    battle = ch.Battle(ch.SKIRMISH, rng)
+    while not battle.over:
+        mine, theirs = (battle.positions[team].tolist() for team in (0, 1))
+        health, actions = ch.views(battle, 1)[:, 1, 6, 6].tolist(), ch.coordinate(battle, 0)
+        span = [[max(abs(x - u), abs(y - v)) for u, v in theirs] for x, y in mine]
+        hits = collections.Counter()
+        for (x, y), action, apart in zip(mine, actions, span, strict=True):
+            if 1 in apart:
+                dx, dy = ch.HITS[action - 13]
+                hits[theirs.index([x + dx, y + dy])] += 1
+            else:
+                assert action < 13
+                if not any(1 in row for row in span) and min(apart) <= 3:
+                    assert action == STAY
+                    waited += 1
+        for enemy, count in hits.items():
+            blows = health[enemy] // 20 + 1
+            crowd = [i for i, row in enumerate(span) if row[enemy] == 1]
+            spare = [
+                i
+                for i in crowd
+                if any(hits[j] < health[j] // 20 + 1 for j, d in enumerate(span[i]) if d == 1)
+            ]
+            assert count <= blows or not any(
+                i in spare
+                for i in crowd
+                if tuple(ch.HITS[actions[i] - 13] + mine[i]) == tuple(theirs[enemy])
+            )
+            shared += count == blows
+        battle.step([actions, ch.chase(battle, 1)])
+    assert waited > 0 and shared > 3 and battle.alive[1] < 8
+
+
+@needs_magent
 def test_random_soldiers_take_every_action_alike():
     battles = [ch.Battle(ch.WAR, rng) for rng in ch.generators((99, 1), 2)]
     drawn = np.concatenate(
@@ -1232,8 +1269,9 @@ def test_no_training_and_no_score_share_a_stream(monkeypatch):
         ch.measure_order(ch.OrderConfig(), seed)
         ch.measure_temperatures(ch.HeatConfig(), seed)
         ch.measure_aim(ch.AimConfig(), seed)
-    count = 1 + 2 * 2 + 4 + len(ch.ORDERS) + 2 * len(ch.HEATS) + 2 + len(ch.AIMS)
-    pairings = sum(3 * (3 * 3 + 2) - 3 * (seed in (1, 2, 3)) for seed in seeds)
+        ch.measure_scripts(ch.FightConfig(), seed)
+    count = 1 + 2 * 2 + 3 * 2 + 4 + len(ch.ORDERS) + 2 * len(ch.HEATS) + 2 + len(ch.AIMS)
+    pairings = sum(3 * (3 * 3 + 3) - 3 * (seed in (1, 2, 3)) for seed in seeds)
     assert len(uses) == len(seeds) * count + 2 * pairings
     streams = [tuple(np.random.SeedSequence(seed).spawn(1)[0].generate_state(4)) for seed in uses]
     shared = [uses[i] for i, stream in enumerate(streams) if streams.count(stream) > 1]
@@ -1339,6 +1377,37 @@ def test_temperatures_are_measured_with_stored_networks(stored_teams, monkeypatc
     ]  # fmt: skip
 
 
+def test_the_mean_action_is_taken_away_and_nothing_else(monkeypatch):
+    fought = []
+
+    def both_sides(led, rival, field, battles, seed):
+        fought.append((led, rival, field, battles, seed))
+        return ch.Score(*([float(len(fought))] * 4))
+
+    monkeypatch.setattr(ch, "stored_net", lambda *args: args)
+    monkeypatch.setattr(ch, "commanders", lambda *args: args)
+    monkeypatch.setattr(ch, "both_sides", both_sides)
+    found = ch.measure_deafened(ch.FightConfig("war", 6), 3).metrics
+    nets = [("mean_field_war", 3, team) for team in (ch.RED, ch.BLUE)]
+    assert [led for led, *_ in fought] == [(nets, k, 0.008) for k in ch.KNOWLEDGE]
+    field = ch.WAR._replace(limit=ch.CLOCK)
+    assert all(
+        rest == (ch.CHASER, field, 6, (ch.DEAFENING, 3))
+        for _, *rest in fought
+        for rest in [tuple(rest)]
+    )
+    assert (found["won_neighbours"], found["won_nothing"], found["kills_shuffled"]) == (1, 2, 3)
+    ch.measure_deafened(ch.FightConfig("skirmish", 6), 1)
+    assert fought[-1][0][2] == 0.004 and fought[-1][2].soldiers == 16
+
+
+@needs_magent
+def test_scripts_are_measured():
+    found = ch.measure_scripts(ch.FightConfig(battles=4), 1).metrics
+    assert found["chaser_against_random_won"] == found["captain_against_random_won"] == 1
+    assert found["captain_against_chaser_kills"] > 12
+
+
 @needs_magent
 def test_aim_is_measured_on_battles_that_were_not_learned_from():
     config = ch.AimConfig(rows=4000, updates=2)
@@ -1366,7 +1435,7 @@ def test_aim_is_measured_on_battles_that_were_not_learned_from():
 def test_a_tournament_is_fought(stored_teams, monkeypatch):
     monkeypatch.setattr(ch, "CLOCK", 5)
     found = ch.measure_tournament(ch.TournamentConfig(seeds=(1, 2), battles=2), 1).metrics
-    others = (*ch.LEARNERS, "chaser", "random")
+    others = (*ch.LEARNERS, "chaser", "random", "captain")
     assert set(found) == {
         f"{a}_{w}_against_{b}" for a in ch.LEARNERS for w in ch.Score._fields for b in others
     }
@@ -1389,16 +1458,17 @@ def test_a_tournament_pairs_everyone_with_everyone(monkeypatch):
     fought = collections.Counter()
     for led, rival, field, battles in pairs:
         assert led[0] == "war" and led[2] == 2 and field == ch.WAR._replace(limit=ch.CLOCK)
-        name = rival[1] if rival[0] == "war" else "chaser" if rival == ch.CHASER else "random"
+        scripts = {ch.CHASER: "chaser", ch.RANDOM: "random", ch.CAPTAIN: "captain"}
+        name = rival[1] if rival[0] == "war" else scripts[rival]
         fought[led[1], name] += battles
         assert rival != led  # nobody meets the network of the own training
-    assert set(fought.values()) == {30} and len(fought) == 3 * 5  # as many against each kind
+    assert set(fought.values()) == {30} and len(fought) == 3 * 6  # as many against each kind
     assert found["mean_field_won_against_mean_field"] == np.mean([1, 2])
-    assert found["independent_kills_against_mean_field"] == np.mean([11, 12, 13])
-    assert found["shuffled_lost_against_random"] == len(pairs) == 30
+    assert found["independent_kills_against_mean_field"] == np.mean([12, 13, 14])
+    assert found["shuffled_lost_against_captain"] == len(pairs) == 33
     pairs.clear()
     ch.measure_tournament(config, 101)  # a reader's seed is among nobody's rivals
-    assert len(pairs) == 33
+    assert len(pairs) == 36
 
 
 # Learning
