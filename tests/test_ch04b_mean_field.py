@@ -1,4 +1,4 @@
-"""Chapter 04's lattices: mean field, policy and sampler against loops, enumeration, Metropolis and Onsager."""
+"""Chapter 04b's lattices: mean field, policy and sampler against loops, enumeration, Metropolis and Onsager."""
 
 import ast
 import dataclasses
@@ -684,6 +684,165 @@ def test_the_small_measurements_run_small():
     )
     curves = ch.measure_beside_exact(few, 1).curves
     assert {len(curve) for curve in curves.values()} == {5} and len(curves) == 4
+
+
+class Tables:
+    """Stands for networks: values of up, down being worth 0, by copy and neighbours that are up [S, 9]."""
+
+    def __init__(self, tables):
+        self.tables = torch.tensor(tables)
+
+    def __call__(self, means):
+        ups = (8 * means[..., 1]).round().long()
+        up = torch.stack([table[u] for table, u in zip(self.tables, ups, strict=True)])
+        return torch.stack([torch.zeros_like(up), up], -1)
+
+
+def test_following_is_measured_as_it_is_told(monkeypatch):
+    """Two that follow and lean their way, one that follows by sign only, one that is always up."""
+    ups = np.arange(9.0, dtype=np.float32)
+    tables = [20 * (ups - 3.5), np.where(ups > 0, 20, -1), 0 * ups + 9, 20 * (ups - 4.5)]
+    nets = {
+        "fresh": Tables(np.stack([ups - 9, ups - 4, ups + 1, ups - 9])),
+        "done": Tables(np.float32(tables)),
+    }
+    late = torch.ones(4, 10, 10, dtype=torch.int8)
+    late[1, :2], late[3] = -1, -1
+    late[3, 0] = 1
+    coins = ch.random_spins(4, 10, 10, rng=generator())
+    states = [{"net": "fresh", "spins": coins}] * 5 + [{"net": "done", "spins": late}] * 20
+    run = [ch.Progress(i, 25, {}, lambda s=s: s) for i, s in enumerate(states)]
+    patched = ch.measure_following.__globals__
+    monkeypatch.setitem(patched, "train_mean_field", lambda *a: iter(run))
+    monkeypatch.setitem(patched, "mean_field_net", lambda name: nets[name])
+    monkeypatch.setitem(patched, "advantages_of_up", lambda net, count: net.tables)
+    monkeypatch.setitem(patched, "table_shares", lambda gap, config, seeds: {"told": gap})
+    found = ch.measure_following(ch.MeanFieldConfig(copies=4), 1).metrics
+    assert found == pytest.approx({
+        "follow": 75, "untrained_follow": 25, "turned": 50, "turned_follow": 50, "same_way": 100,
+        "gap": 52.25, "told": 52.25, "gap_back": 33, "lean": 12.25, "border": found["border"],
+        "learned_mean": 92.5, "learned_median": 90, "learned_stuck": 25,
+    })  # fmt: skip
+    own = np.stack([*tables[:3], -tables[3][::-1]]).mean(0)
+    assert found["border"] == pytest.approx((own[5] - own[3]) / (own[8] - own[0]))
+
+
+def test_tables_play_what_they_say():
+    table = torch.where(torch.arange(9) > 4, 100.0, -100.0)
+    spins = ch.random_spins(2, 6, 6, rng=generator(3))
+    config = ch.MeanFieldConfig(rounds=2, sweeps=1)
+    before, rounds = spins, list(ch.play_table(table, spins, config, 1))
+    for after in rounds:
+        for copy in range(2):
+            for cell, around in neighbours_by_loop(before[copy], "touch").items():
+                assert after[copy][cell] == (1 if sum(s > 0 for s in around) > 4 else -1)
+        before = after
+    assert len(rounds) == 2
+    made = ch.tables_as_sure(3.0)
+    truth = torch.tensor([2 * math.tanh(5 * (k / 8 - 0.5)) for k in range(9)])
+    torch.testing.assert_close(made["rule"], truth)
+    torch.testing.assert_close(made["sure"], truth * 3 / truth[8])
+    torch.testing.assert_close(made["leaning"], made["sure"] + 0.5)
+    assert made["straight"].tolist() == [-3, -2.25, -1.5, -0.75, 0, 0.75, 1.5, 2.25, 3]
+
+
+def test_tables_are_asked_the_same(monkeypatch):
+    asked = []
+
+    def play(table, spins, config, seed):
+        asked.append((table, spins, config.rounds, seed))
+        ends = torch.ones(10, 10, 10, dtype=torch.int8)
+        ends[:4] = -1
+        ends[4, :3] = -1  # 70 % of one lattice
+        yield from [spins] * 5 + [ends] * 20
+
+    monkeypatch.setitem(ch.table_shares.__globals__, "play_table", play)
+    found = ch.table_shares(3.0, ch.MeanFieldConfig(copies=2), (7, 8, 9))
+    assert [a[2:] for a in asked] == [(75, 8), (30, 9)] * 4 and len(found) == 16
+    for (name, table), (coins, turned) in zip(
+        ch.tables_as_sure(3.0).items(), zip(asked[::2], asked[1::2], strict=True), strict=True
+    ):
+        assert torch.equal(coins[0], table) and torch.equal(turned[0], table)
+        assert coins[1].shape == (10, 10, 10) and abs(coins[1].float().mean()) < 0.2
+        assert (turned[1] == -1).all()
+        shares = [found[f"{name}_{what}"] for what in ("mean", "median", "stuck", "turned")]
+        assert shares == pytest.approx([97, 100, 10, 40])
+
+
+def test_the_majority_is_the_baseline():
+    config = ch.MeanFieldConfig(rounds=24, copies=2)
+    found, rule = ch.measure_mean_field(config, 1), list(ch.play_rule(config, 1))
+    expected = [ch.aligned(spins).mean().item() for spins in rule]
+    assert found.curves["rule"] == expected
+    assert found.baselines == {"aligned": pytest.approx(np.mean(expected[-20:]))}
+    colder = dataclasses.replace(config, temperature=config.temperature / 2)
+    surer = zip(ch.play_rule(config, 1, 2.0), ch.play_rule(colder, 1), strict=True)
+    assert all(torch.equal(one, other) for one, other in surer)
+
+
+def test_stuck_is_below_90_and_has_its_schedule_s_name(monkeypatch):
+    spins, config = torch.ones(10, 10, 10, dtype=torch.int8), ch.QuenchConfig(rounds=1)
+    cold, _, mild = ch.schedules_of(config).values()
+
+    def quench(values, side, copies, schedule, seed):
+        left = spins.clone()
+        left[: 3 if np.array_equal(schedule, cold) else 1 + np.array_equal(schedule, mild), :2] = -1
+        return left
+
+    monkeypatch.setitem(ch.measure_quench.__globals__, "quench", quench)
+    found = ch.measure_quench(config, 1).metrics
+    assert found == pytest.approx({"stuck_cold": 30, "stuck_cooled": 10, "stuck_mild": 20})
+
+
+def observed(asked):
+    """An observer that notes what it is asked, and answers with the largest of the numbers."""
+
+    def observe(numbers, temperatures, shape, copies, sweeps, seed, starts=("aligned",)):
+        asked.append((numbers, shape, copies, sweeps))
+        seen = np.full((len(starts), len(temperatures)), float(numbers.max()))
+        return ch.Observed(seen, seen, seen, -seen), 1.0
+
+    return observe
+
+
+def test_each_size_has_its_copies_and_sweeps(monkeypatch):
+    asked, patched = [], ch.measure_lattice.__globals__
+    monkeypatch.setitem(patched, "observe", observed(asked))
+    monkeypatch.setitem(patched, "learned_values", lambda *a: SUMS)
+    ch.measure_lattice(ch.LatticeConfig(), 1)
+    sides = [((side, side), 12_288 // side**2) for side in (8, 16, 32, 64)]
+    assert [a[1:3] for a in asked] == sides and [a[3] for a in asked] == [3000, 3000, 3000, 12_000]
+
+
+def test_learned_and_exact_numbers_keep_their_names(monkeypatch):
+    asked, patched = [], ch.measure_beside_exact.__globals__
+    monkeypatch.setitem(patched, "observe", observed(asked))
+    monkeypatch.setitem(patched, "learned_values", lambda *a: SUMS + 1)
+    curves = ch.measure_beside_exact(ch.CONTROL, 1).curves
+    assert [a[1:] for a in asked] == [((64, 64), 2, 1500)] * 2
+    assert (curves["learned_m"] == 5).all() and (curves["exact_m"] == 4).all()
+    assert (curves["learned_energy"] == -5).all() and (curves["exact_energy"] == -4).all()
+
+
+def test_another_reward_is_learned_and_played(monkeypatch):
+    asked = []
+    monkeypatch.setitem(ch.measure_other_reward.__globals__, "observe", observed(asked))
+    curves = ch.measure_other_reward(dataclasses.replace(ch.OTHER, rounds=150), 1).curves
+    expected = [2 * math.tanh(5 * (k / 4 - 0.5)) for k in range(5)]
+    np.testing.assert_allclose(curves["advantages"], expected, atol=0.1)
+    assert (
+        asked[0][1:] == ((64, 64), 2, 1500)
+        and (curves["aligned_m"] == curves["advantages"].max()).all()
+    )
+
+
+def test_the_printed_program_learns_and_its_last_epochs_count(monkeypatch):
+    fresh, taught = (ch.printed_program(ch.PrintedConfig(epochs=e), 1)[1] for e in (10, 12))
+    assert not torch.equal(fresh, taught)
+    program = lambda config, seed: ([50] * 55 + [90] * 20, torch.arange(9.0) - 4)
+    monkeypatch.setitem(ch.measure_printed.__globals__, "printed_program", program)
+    found = ch.measure_printed(ch.PrintedConfig(), 1).metrics
+    assert found == {"aligned": 90, "follow": 1}
 
 
 def test_schedules_are_what_they_are_called():
