@@ -300,9 +300,10 @@ def health_of(battle: Battle, team: int) -> np.ndarray:
 #
 # where $\boldsymbol a_k$ is comrade $k$'s action, one-hot, and $\mathcal{N}_j$ holds the comrades at most six moves of
 # one cell away ($|\Delta x| + |\Delta y| \le 6$, as in the source). Who goes first? On the ring we took turns. Here the
-# mean is over the actions of the step *before*, as in the algorithm of Yang et al., so that nobody has to wait. (The
-# program that was published with their paper takes the mean over the whole army, which is the same for all of its
-# soldiers. The source guesses anew five times in every step.)
+# mean is over the actions of the step *before*, so that nobody has to wait: what a soldier acts on, and what its value
+# is learned for. (Yang et al. act on the previous mean action too, but learn with the mean of the actions then taken.
+# The program that was published with their paper learns with the previous one, as we do, and takes the mean over the
+# whole army, which is the same for all of its soldiers. The source guesses anew five times in every step.)
 
 
 # %%
@@ -1263,8 +1264,9 @@ if HAS_MAGENT:
 # %% [markdown]
 # ## Three kinds of knowledge
 #
-# Does the mean action help? The same training, with the same settings, was run five times each for soldiers that get
-# the mean action of their neighbours, for independent ones, and for those whose mean actions are shuffled.
+# Does the mean action help? The same training, with the same settings, was run for soldiers that get the mean action of
+# their neighbours, for independent ones, and for those whose mean actions are shuffled: five times each in the war; in
+# the skirmish, where a run takes longer, five times with the mean action and three times for each control.
 
 # %%
 KINDS = {
@@ -1436,10 +1438,11 @@ clip(
 #
 # ## The tournament
 #
-# One opponent is one opinion, and these learners have trained against it. So every stored team fights every other one:
-# all seeds of a learner against all seeds of all learners, against the chaser and against random soldiers, half of the
-# battles on either side of the map, every learner at the temperature that its training ended with. Nobody meets the
-# other half of its own training. A battle ends when one side is wiped out, or undecided after 1,000 steps.
+# One opponent is one opinion, and these learners have trained against it. So stored teams fight each other: all runs of
+# a kind against all other runs (in the skirmish seeds 1 to 3 of every kind), against the chaser, random soldiers and
+# the captain, half of the battles on either side of the map, every learner at the temperature that its training ended
+# with. Nobody meets the other half of its own training. A battle ends when one side is wiped out, or undecided after
+# 1,000 steps.
 
 
 # %% tags=["hide-input"]
@@ -1487,16 +1490,15 @@ plt.show()
 # its 95 % interval over five runs, or the range of three), the share that it loses, and its soldiers' kills and losses
 # in a battle. Two kinds meet in two cells, each with battles of its own. Violet: the row wins more battles than it
 # loses, orange: fewer.* In the skirmish no kind of knowledge
-# leads: against other learners each wins between 39 and 59 % of its battles, and runs of one kind differ as much as the
-# kinds do. (In the last column the three runs of the tournament flatter the mean action. Over all five stored runs it
-# wipes out random soldiers in 88 % of the battles, and the independent ones in 87 %.) <!-- held: skirmish_is_even -->
+# is seen to lead: against other learners each wins between 39 and 59 % of its battles, and runs of one kind differ as
+# much as the kinds do. (Three runs cannot exclude a lead of 0.4 either way. Nor do they show the mean action's two weak
+# runs: over all five it wipes out random soldiers in 88 % of the battles, and the independent ones in 87 %.) All kinds
+# come near the captain in the skirmish, and lose to him in the war. <!-- held: skirmish_is_even -->
 #
-# In the war the mean action pays. Armies that have it win nearly two battles in three against armies that know nothing
-# or get shuffled mean actions, and lose fewer than three in ten; and each of those ten other armies loses more battles
-# against the five than it wins. Shuffled mean actions are better than none, though: they still tell what the army does,
-# if not what one's neighbours do. Five runs are few. The lead (battles won minus battles lost, of all) of the
-# mean-field runs over those that know nothing is 0.45, with a 95 % interval from 0.03 to 0.86; over the shuffled it is
-# 0.35, and the interval reaches below zero. <!-- held: war_is_led -->
+# In the war armies with the mean action lead. Counted from both rows, they win 0.48 more of the battles against those
+# that know nothing than they lose, with a 95 % interval over the runs of both kinds from 0.07 to 0.89. But over those
+# that get *shuffled* mean actions the lead is 0.36, from -0.16 to 0.87: whether it matters whose actions a soldier
+# knows, this control leaves open. <!-- held: war_is_led -->
 #
 # ### What the mean action brings
 
@@ -1511,30 +1513,31 @@ def war_leads(other: str) -> np.ndarray:
     return won - lost
 
 
-figure, (lost, won, lead) = plt.subplots(1, 3, figsize=(11, 2.2))
-for axes, field, what in ((lost, "skirmish", "losses"), (won, "war", "won")):
-    runs = {
-        kind: results.metric("M6", f"{name}_{field}", f"{what}_against_chaser")
-        for name, kind in KINDS.items()
-    }
-    plots.bars(axes, runs)
-plots.bars(lead, {f"over {name}": war_leads(name) for name in ("independent", "shuffled")})
-lost.set(xlabel="skirmish: lost, of 16")
-won.set(xlabel="war: battles won", xlim=(0, 1), yticklabels=[])
-won.axvline(0.5, color=plots.INK, linestyle=":")
-lead.set(xlabel="war: the mean action's lead", xlim=(-1, 1))
-lead.axvline(0, color=plots.INK, linestyle=":")
+figure, (won, led_by, taken) = plt.subplots(1, 3, figsize=(11.5, 2.2))
+runs = {k: results.metric("M6", f"{name}_war", "won_against_chaser") for name, k in KINDS.items()}
+plots.bars(won, runs)
+plots.bars(led_by, {f"over {name}": war_leads(name) for name in ("independent", "shuffled")})
+hears = {"neighbours": "its own", "shuffled": "shuffled", "nothing": "none"}
+plots.bars(taken, {h: results.metric("M6", "deafened_war", f"won_{k}") for k, h in hears.items()})
+won.set(xlabel="trained so: won against the chaser", xlim=(0, 1))
+led_by.set(xlabel="trained so: lead in the tournament", xlim=(-1, 1))
+taken.set(xlabel="only fighting so: won against the chaser", xlim=(0, 1))
+led_by.axvline(0, color=plots.INK, linestyle=":")
+for axes in (won, taken):
+    axes.axvline(0.5, color=plots.INK, linestyle=":")
 plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Left and middle, against the chaser, 200 fresh battles a seed; right, the lead of the tournament. Each seed, their mean
-# and its 95 % interval, or the range of three.* All three lose about as many of their own in the skirmish. In the war the order is that of the tournament (66 % for those
-# with the mean action, 48 % without it, 52 % shuffled), but here the seeds overlap too much to tell them apart.
-# <!-- held: against_the_script -->
+# *All in the war: each run, the mean and its 95 % interval. Left, what each kind of knowledge wins against the chaser, in
+# 200 fresh battles a run. Middle, the mean action's lead (battles won minus lost, of all) in the tournament. Right, one
+# and the same networks, trained with the mean action of their neighbours, in battles in which they get that, or that of
+# some comrade, or none.* On the left the order is that of the tournament, but the runs overlap too much to tell the
+# kinds apart. On the right it makes no difference whether the mean action is one's own or a comrade's (66 and 67 %), and
+# little to have none (60 %). So in the fight it is not a message that decides. What lead there is was made in the
+# training, and how, no run here shows. <!-- held: against_the_script -->
 #
-# Why in the war and not in the skirmish? Perhaps because those armies start out of sight of each other, and what
-# comrades do tells where the enemy is. That is a guess; no run here decides it. And how fair is the comparison? About
+# How fair is the comparison? About
 # fourteen single runs were tried before the settings of the skirmish were fixed: temperatures from 0.2 to 0.004, caps
 # of the reward, a Huber loss, discounts of 0.9 and 0.95, 64 and 128 units, experience seen from all sides, with and
 # without the chaser's own experience. For the war, three last temperatures and two lengths were tried. All of these had
@@ -1659,9 +1662,14 @@ plt.show()
 
 # %% [markdown]
 # *200 fresh battles a seed: each seed, the mean and its 95 % interval, or the range of three.* With 5 points for a kill,
-# or with a temperature from 0.2 to 0.05, the skirmish is lost: at most four battles in a hundred are won. In the war a
-# training that ends at 0.008 wipes out random soldiers in 93 % of the battles, one that ends at 0.004 in 68 %, with
-# seeds far apart. <!-- held: settings -->
+# or with a temperature from 0.2 to 0.05, at most four battles in a hundred are won against the chaser. (Against random
+# soldiers the hot ones win nearly all: they wander.) A temperature means something only beside the size of the rewards;
+# 5 points and heat *together* were not run.
+#
+# In the war a training that ends at 0.008 wipes out random soldiers in 93 % of the battles, one that ends at 0.004 in
+# 68 %, with seeds far apart. Much of that is the fight and not the learning: the networks of the first, when they fight
+# at 0.004, wipe out 81 %. We had aimed at 95 %. At the temperature of its training the team misses that by two points;
+# at 0.015 it would reach it, and lose to the chaser. <!-- held: settings -->
 #
 # ## Spot the bug
 #
@@ -1913,8 +1921,8 @@ if HAS_MAGENT:
     for name, rival in rivals.items():
         say(f"64, {name}", fight(small[RED], rival, WAR, few, (WATCHING, 8)), WAR)
     say("144, chaser", fight(small[RED], chaser, HORDE, few // 2, (WATCHING, 9)), HORDE)
-# At sixty-four they still wipe out most random armies and hold their own against the chaser, at 144 they lose every
-# battle: what was learned is local, but a crowd is a place that they have never seen. Other seeds differ widely: try 2.
+# In these few battles they wipe out most random armies of sixty-four, hold their own against the chaser and against the
+# networks of the war, and lose all battles of 144. What was learned is local; but other seeds differ widely: try 2.
 
 # %% [markdown]
 # **M6.5 Health hidden.** The source leaves health out of what a soldier sees. Do our networks use it? Show a stored one
@@ -1935,16 +1943,16 @@ if HAS_MAGENT:
         led_by = commander(net, "neighbours", heat)
         survivors = fight(led_by, chaser, SKIRMISH, count, (WATCHING, 10))
         say(f"{kind.__name__}, seed {seed}", survivors, SKIRMISH)
-# It still wins, and loses one to three soldiers more: health is of use, but not what its victories rest on.
+# It still wins, and loses about one to three soldiers more: health is of use, but its victories do not rest on it.
 
 # %% [markdown]
 # ## Summary
 #
-# - Sixteen soldiers that share one network learn, in less than three minutes, to beat a script that needs no learning in
-#   nearly every battle, and a patient script that they have never met in four battles of five or more.
+# - Sixteen soldiers that share one network learn, in less than three minutes, to win nearly every battle against a script
+#   that decides for each soldier, as they do. A script that commands all of them at once is still a match for them.
 # - A victory is an enemy wiped out, on either side of the map, at a temperature above zero; kills stand beside it.
-# - In the skirmish it does not matter whether a soldier knows what its comrades do. In the war those with the mean
-#   action of their own neighbours lead: a finding on five runs each, at settings made for the mean action.
+# - In the skirmish we see no use of knowing what comrades do. In the war those that train with the mean action lead over
+#   those that know nothing; whether it has to be the neighbours' own, five runs each do not tell.
 # - The temperature has to be small beside the differences of values that decide; for finding stragglers, not too small.
 # - Who is handed in second wins. An enemy that looks like nothing is hit like nothing. Neither gives an error message.
 #
