@@ -1506,7 +1506,7 @@ def test_a_team_learns_to_kill(monkeypatch, seed):
     ("make", "sentence"),
     [
         (lambda: ch.BattleConfig(chaser_share=2), "BattleConfig.chaser_share is 2; it has to lie between 0.0 and 1.0."),
-        (lambda: ch.BattleConfig(temperature_end=0), "BattleConfig.temperature_end is 0; it has to lie between 0.001 and 1.0."),
+        (lambda: ch.BattleConfig(temperature_end=0), "BattleConfig.temperature_end is 0; it has to lie between 0.001 and 0.5."),
         (lambda: ch.BattleConfig(battles=0), "BattleConfig.battles is 0; it has to lie between 1 and 64."),
         (lambda: ch.BattleConfig(knowledge="all"),
          "BattleConfig.knowledge is 'all'; it has to be one of neighbours, nothing, shuffled."),
