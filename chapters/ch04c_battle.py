@@ -2121,11 +2121,11 @@ def measure_films(config: None, seed: int) -> Measured:
 
 
 # %%
-HEADLINE = "Battle, 16 against 16: mean-field Q wins {M6.won_against_chaser} of its battles against the script"
+HEADLINE = "Battle: 16 trained soldiers wipe out a script's 16 and lose {M6.losses_against_chaser}, after {M6.training_seconds} s"
 FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 WON = (
     Metric("won_against_chaser", "of the battles", "mean", "one team wins clearly"),
-    Metric("kills_against_chaser", "of 16", "mean"),
+    Metric("losses_against_chaser", "of 16", "mean"),
     Metric("training_seconds", "s", "median"),
 )
 WON_WAR = (
