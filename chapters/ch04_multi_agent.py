@@ -26,7 +26,7 @@
 # |---|---|
 # | **You need** | [Chapter 0](ch00_foundations.ipynb): Q-learning, and a network that learns values. |
 # | **Time** | Less than a minute for all cells on two cores. |
-# | **Memory** | Under 1 GB. No GPU. |
+# | **Memory** | About 1.3 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 9 of [Zai and Brown (2020)](../book/bibliography.md#zai2020). Its systems are rebuilt
