@@ -1781,8 +1781,8 @@ curves.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# *Left: aligned spins of the printed program over five seeds, with the index as printed and corrected; the mean, its 95
-# % interval and each seed. Right: what each of the ten networks has learned about up against down.* Aligned they are,
+# *Left: aligned spins of the printed program over five seeds, with the index as printed and corrected; the mean, its
+# 95 % interval and each seed. Right: what each of the ten networks has learned about up against down.* Aligned they are,
 # nine in ten over the last twenty epochs (93 of 100 in the middle of the run, 90 at its end). The 97 of the source's
 # figure come up in 22 of our 375 epochs, in none of the last twenty, and in three of the five seeds: such a policy, which
 # errs about one time in ten, has lucky moments. And nobody follows: every network prefers one direction, whatever its

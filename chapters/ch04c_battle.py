@@ -1524,7 +1524,6 @@ taken.set(xlabel="only fighting so: won against the chaser", xlim=(0, 1))
 led_by.axvline(0, color=plots.INK, linestyle=":")
 for axes in (won, taken):
     axes.axvline(0.5, color=plots.INK, linestyle=":")
-plt.tight_layout()
 plt.show()
 
 # %% [markdown]
