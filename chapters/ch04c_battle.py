@@ -838,7 +838,6 @@ if HAS_MAGENT:
 # Q_{\theta^-}(s', \bar a', a') ,
 # \qquad L(\theta) = \frac{1}{B} \sum_{i=1}^{B} \big( y_i - Q_\theta(s_i, \bar a_i, a_i) \big)^2 .
 # $$
-
 #
 # All settings at a glance; the reasons for the unusual ones, temperature and reward cap, come
 # [below](#what-the-settings-do).
