@@ -741,15 +741,14 @@ for name, label in TABLES.items():
 # where it should be 0. With a discount of 0, 96 follow, lean by 0.3, and 63 stay.
 # <!-- held: most_follow_and_remember -->
 #
-# And their lead over the noisy majority, 99.3 % against 97.3 % in the mean lattice? They are surer than it is. But a
-# majority that is as sure, its rewards scaled until going with all eight is worth what the learners think, gains in
-# the median lattice only, 99.8 %, and loses in the mean, 94.9 %: 13 % of its lattices are below 90 % to the end, most
-# of them in stripes that so little heat dissolves only in the course of more rounds. None of the learners' lattices
-# is. Two errors can spare them that. Their values are nearly a straight line: one neighbour more than half of them is
-# worth 26 % of what all eight are worth (on a line 25 %, in truth 56 %), and so a border does not hold its spins as
-# tightly. A straight line as sure as they are comes to 99.1 %, with 2 % below 90 %. And they lean: the as-sure
-# majority that finds up better by 0.5 comes to 99.9 %, and no lattice is below. Tables that know nothing more than the
-# rule, and have one of these errors, do as well as the learners or nearly so: their lead is no knowledge.
+# And their lead over the noisy majority in the mean lattice? They are surer than it is, but sureness alone does not
+# bring it. A majority that is as sure, its rewards scaled until going with all eight is worth what the learners think,
+# gains in the median lattice only and loses in the mean, for one lattice in eight stays below 90 %. None of the
+# learners' lattices does. Two errors can spare them that. Their values are nearly a straight line: one neighbour more
+# than half of them is worth a quarter of what all eight are worth, where it should be more than half, and so a border
+# does not hold its spins as tightly. And they lean, so that one side of a border wins. The last two rows of the table
+# have one of these errors each, know nothing else that the rule does not, and do as well as the learners or nearly so:
+# the lead is no knowledge.
 # <!-- held: lead_is_no_knowledge -->
 #
 # So "aligned" alone says little, as on the ring of [chapter 04](ch04_multi_agent.ipynb): most of these networks follow,
