@@ -1490,7 +1490,7 @@ plt.show()
 # in a battle. Two kinds meet in two cells, each with battles of its own. Violet: the row wins more battles than it
 # loses, orange: fewer.* In the skirmish no kind of knowledge is seen to lead: against other learners each wins between
 # 39 and 59 % of its battles, and runs of one kind differ as much as the kinds do. (But three runs are few: the 95 %
-# interval of the mean action's lead goes from -0.45 to 0.23 over the independent and from -0.46 to 0.39 over the
+# interval of the mean action's lead goes from −0.45 to 0.23 over the independent and from −0.46 to 0.39 over the
 # shuffled. Nor do they show its two weak runs: over all five it wipes out random soldiers in 88 % of the battles, and
 # the independent ones in 87 %.) In the skirmish the captain wins more than two of the kinds do, and less than the
 # third; in the war he beats all of them.
@@ -1498,7 +1498,7 @@ plt.show()
 #
 # In the war armies with the mean action lead. Counted from both rows, they win 0.48 more of the battles against those
 # that know nothing than they lose, with a 95 % interval over the runs of both kinds from 0.07 to 0.89. But over those
-# that get *shuffled* mean actions the lead is 0.36, from -0.16 to 0.87: whether it matters whose actions a soldier
+# that get *shuffled* mean actions the lead is 0.36, from −0.16 to 0.87: whether it matters whose actions a soldier
 # knows, this control leaves open. <!-- held: war_is_led -->
 #
 # ### What the mean action brings
