@@ -1630,7 +1630,7 @@ PLACES = [
     (0, 4, "Q-learning, DQN", "here", "off"),
     (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
     (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
-    (0, 1, "mean-field Q", "chapters 4b, 4c", "off"),
+    (0, 1, "mean-field Q", "chapters 4, 4b, 4c", "off"),
     (0, 0, "attention, hindsight", "chapters 5, 7", "off"),
     (1, 4, "actor–critic", "here", "on"),
     (1, 3, "A2C, A3C", "chapter 6", "on"),
@@ -1683,7 +1683,7 @@ def with_links(where: str) -> str:
         paths = sorted(CHAPTERS.glob(f"ch{int(number):02d}{letter}_*.py"))
         return f"[{found[0]}]({paths[0].stem}.ipynb)" if paths else found[0]
 
-    return re.sub(r"(\d+)(b?)", link, where)
+    return re.sub(r"(\d+)([bc]?)", link, where)
 
 
 def map_as_text() -> str:
