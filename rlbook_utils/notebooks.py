@@ -59,6 +59,7 @@ def update(path: Path, *, force: bool = False) -> str:
             notebook,
             timeout=None,
             store_widget_state=True,
+            coalesce_streams=True,  # a line that is printed in two goes stays one
             resources={"metadata": {"path": CHAPTERS}},
         )
         with _peak_memory(client) as peak:
