@@ -750,6 +750,7 @@ class RoomsConfig:
     discount: float = knob(0.97, 0.5, 0.999, "of a reward one step later")
     polyak: float = knob(0.02, 0.001, 1.0, "how far the target network follows in each update")
     epsilon: float = knob(0.2, 0.0, 1.0, "share of random actions in training")
+    max_steps: int = knob(0, 0, 10_000, "of an episode; 0 for MiniGrid's ten times the cells")
     double: bool = True
 
     def __post_init__(self) -> None:
@@ -817,11 +818,8 @@ class Play:
         side: int,
         rng: np.random.Generator,
     ) -> None:
-        self.rooms, self.film, self.rng = (
-            Rooms(layout, config.worlds, side, rng),
-            Film(FILM_STEPS),
-            rng,
-        )
+        self.rooms = Rooms(layout, config.worlds, side, rng, config.max_steps or None)
+        self.film, self.rng = Film(FILM_STEPS), rng
         self.ended: list[
             tuple[bool, int]
         ] = []  # (reached the goal, steps) of the last hundred episodes
