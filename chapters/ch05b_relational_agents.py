@@ -1144,7 +1144,13 @@ for name, label in RIVALS_OF.items():
 # *Six networks, DoorKey 5 × 5: share of the last hundred episodes in training that reached the goal, against updates (left)
 # and time (right), each seed thin; dotted: the best random play. Below: a thousand fresh episodes on MiniGrid.*
 #
-# TODO-A6
+# Attention solves it: all five seeds reach the goal in each of a thousand episodes that MiniGrid drew, within 10.5 steps
+# where 9.8 are the fewest possible and one action in twenty is drawn by lot. But so does everybody else. Of six networks five
+# reach 99 % in all seeds, three of them without attention; only where everybody listens to all alike does one seed end at
+# 98.5 %. In training they pass 99 % of a hundred episodes after 300 to 500 updates, the network that sees pictures after 550 to
+# 700. And an update costs the least where the tokens simply stand in a row: that network is done in less than half of the time.
+# *On DoorKey attention shows no advantage.* What it needs is a network that knows where things lie from the agent; they all do.
+# <!-- held: rivals -->
 #
 # ### What made it fast
 #
