@@ -143,8 +143,8 @@ RELATIONAL.look_at(*envs, titles=("1", "2", "3", "4"))
 # their colour. In 3 nobody can help: a key that fits nowhere blocks the way.*
 #
 # Look at 3 again. A room that is one cell wide and a wrong key in the middle: the agent cannot step over a key, and may not take it. Nearly a
-# quarter of the worlds drawn this way cannot be solved by anybody. A first version of this chapter did not see that. Its agents
-# learned to 75 %, stayed there, and looked like agents that had not learned enough.
+# quarter of the worlds drawn this way cannot be solved by anybody. <!-- held: match_floors --> The first version of this chapter did not see that. Its
+# agents came to three quarters, stayed there, and looked like agents that had not learned enough.
 #
 # **Look for the ceiling as you look for the floor.** Here it takes a flood: start where the agent stands, spread over free cells
 # until nothing changes, and see whether the right key and its door got wet.
@@ -231,8 +231,8 @@ for keys, doors, side in ((1, 1, 7), (2, 2, 7), (4, 2, 7), (4, 4, 7), (2, 2, 12)
 # ### What needs no comparing
 #
 # What does somebody reach who never compares colours? Such a player takes a key, any of those in reach, and then tries every
-# door. He has a right key in hand as often as chance will have it, and nothing else can go wrong. That is the floor: about one half with two keys, one
-# quarter with four. Random play, with the best of chapter 05b's odds, reaches next to nothing.
+# door. Whether the key is right is chance; nothing else can go wrong. That is the floor: a little more than one half with two keys, one third with
+# four. Random play, with the best of chapter 05b's odds, stays below one in ten. <!-- held: match_floors -->
 
 # %%
 SETTINGS = {
@@ -262,8 +262,8 @@ for name, setting in SETTINGS.items():
     print(f"{name:24} {guessing(*setting, by_budget(50, 1_000), 1):5.1%} by taking any key")
 
 # %% [markdown]
-# (A little more than one in two or one in four, since in some worlds only some of the keys can be reached at first, and since worlds in which
-# the wrong key is in the way are gone.)
+# (More than one in two or one in four: in some worlds not all keys can be reached at first, and worlds in which a wrong key blocks the
+# way are gone.)
 #
 # ## Who compares?
 #
@@ -1465,8 +1465,8 @@ plt.show()
 # an alien or with the player are looked at a little more than an even share, and the bonus not at all more. In two of the
 # three agents the brightest node holds neither an alien nor the player most of the time. <!-- held: alien_figures --> One
 # can find the source's picture among these games; one can find others. And the player's pixels matter as much as an
-# alien's, but reach the values mostly by the other way, through the player's own node and the maximum over nodes. <!--
-# held: alien_hidden --> A map of attention shows one of two ways.
+# alien's, but reach the values mostly by the other way, through the player's own node and the maximum over nodes.
+# <!-- held: alien_hidden --> A map of attention shows one of two ways.
 
 # %% [markdown]
 # ## Spot the bug
@@ -1474,7 +1474,7 @@ plt.show()
 # ### A ceiling that nobody looked for
 #
 # The first version of `match` in this chapter was `draw_worlds` alone. Nothing crashed, the agents learned, and the curves
-# flattened at about three quarters. The obvious remedies, training longer and two rounds of attention, changed nothing. What is wrong can be
+# flattened at about three quarters. A second round of attention changed nothing. What is wrong can be
 # read from one number that has nothing to do with learning:
 
 # %%
@@ -1486,7 +1486,7 @@ for column in np.unique(wall):
     print(told.format(column, here.mean(), solvable(raw)[here].mean()))
 
 # %% [markdown]
-# Where the wall stands in the second column, the agent's room is one cell wide. Before you tune an agent that stops learning, ask what an agent
+# Where the wall stands in column 2, the agent's room is one cell wide. Before you tune an agent that stops learning, ask what an agent
 # without fault would reach.
 #
 # ## Exercises

@@ -190,6 +190,18 @@ def test_networks_take_any_number_of_objects_in_any_order(name):
         torch.testing.assert_close(net(tokens), twice, rtol=1e-4, atol=1e-5)
 
 
+def test_copies_of_one_key_change_what_counts_and_nothing_else():
+    """Exercise A6.6: who does not count does not feel them."""
+    tokens = torch.from_numpy(worlds(2, 2, 20).tokens)
+    copies = torch.cat([tokens, tokens[:, 1:2], tokens[:, 1:2]], 1)
+    for name, feels in (("dot", True), ("even", True), ("own", False), ("loudest", False)):
+        torch.manual_seed(1)
+        net = ch.make_net(ch.MatchConfig(net=name))
+        with torch.no_grad():
+            moved = (net(copies) - net(tokens)).abs().max()
+        assert (moved > 1e-4) == feels and (feels or moved < 1e-5)
+
+
 # Learning
 
 
@@ -237,12 +249,12 @@ def test_training_plays_the_worlds_and_the_clock_that_its_config_names(monkeypat
         return true(layout, config, side, rng)
 
     monkeypatch.setattr(rel, "Play", spy)
-    config = ch.MatchConfig(**(SMALL | dict(keys=3, doors=1, stages=((8, 50),))))
+    config = ch.MatchConfig(**(SMALL | dict(keys=3, doors=2, stages=((8, 50),))))
     step = next(ch.train_match(config, 1))
     ((shape, side, asked),) = made
-    assert shape == (3, 6, 5) and side == 8 and asked is config
+    assert shape == (3, 7, 5) and side == 8 and asked is config
     assert config.max_steps == 60 and step.metrics["episode length"] <= 60 and step.total == 50
-    flat = ch.MatchConfig(**(SMALL | dict(keys=3, doors=1, stages=((8, 50),), net="flat")))
+    flat = ch.MatchConfig(**(SMALL | dict(keys=3, doors=2, stages=((8, 50),), net="flat")))
     assert np.isfinite(next(ch.train_match(flat, 1)).metrics["loss"])
 
 
@@ -425,6 +437,17 @@ def test_partners_are_counted_where_they_are_found():
     assert ch.finds_partner(Looker(5.0), layout) == {"key": 100, "door": 100}
     never = ch.finds_partner(Looker(-5.0), layout)
     assert never["key"] < 40 and never["door"] < 40
+
+    class Halves(Looker):
+        """Head 0 finds partners in even worlds, head 1 in odd ones."""
+
+        def look(self, tokens):
+            right, wrong = Looker(5.0).look(tokens)[1][:, 1], Looker(-5.0).look(tokens)[1][:, 1]
+            even = (torch.arange(len(tokens)) % 2 == 0)[:, None, None]
+            return None, torch.stack([right.where(even, wrong), wrong.where(even, right)], 1)
+
+    halves = ch.finds_partner(Halves(5.0), layout)
+    assert halves == {"key": 50, "door": 50}
 
 
 # What is measured
