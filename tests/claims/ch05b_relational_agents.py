@@ -34,3 +34,52 @@ def rivals():
     assert 2 * seconds.pop("flat") < min(seconds.values())
     worst = judged["even"].min()
     return f"{steps:.1f}", f"{fewest:.1f}", f"{100 * worst:.1f}"
+
+
+def bets():
+    """Single Q-learning takes the losing table for a good one, and most go there; double Q-learning does not."""
+    found = {}
+    for double in (False, True):
+        value, share = CHAPTER.value_of_left(double, 300, 10_000, np.random.default_rng(0))
+        found[double] = value, share
+    assert found[False][0].max() > 0.1 and found[True][0].max() < 0.01
+    assert found[False][1].max() > 0.9 and found[True][1][50:].max() < 0.5
+
+
+def estimates():
+    """One step: within a hundredth of the truth, double below single; five steps: about 0.12 below, either way."""
+    last = {
+        way: results.metric("A7", way, "last")
+        for way in ("single_1", "double_1", "single_5", "double_5")
+    }
+    largest = results.metric("A7", "single_1", "largest")
+    assert largest.min() > 0 and largest.max() < 0.01 and last["single_1"].mean() > 0
+    assert (last["double_1"] > -0.01).all() and last["double_1"].mean() < 0
+    for way in ("single_5", "double_5"):
+        assert abs(last[way].mean() + 0.12) < 0.01
+
+
+EPSILON = lambda e, what: results.metric("A8", f"epsilon_{e:g}", what)
+
+
+def chance():
+    """From 0.01 to 0.5 within seven points at each stage; 0.8 and 0.95 behind."""
+    for updates in (250, 500, 1_000):
+        means = {e: 100 * EPSILON(e, f"score_{updates}").mean() for e in CHAPTER.EPSILONS}
+        low = [means[e] for e in CHAPTER.EPSILONS if e <= 0.5]
+        assert max(low) - min(low) < 7 and max(means[0.8], means[0.95]) < min(low)
+        assert means[0.5] < max(low)
+        if updates == 250:
+            assert min(low) >= 80
+            told = f"{means[0.8]:.0f}", f"{means[0.95]:.0f}"
+    return told
+
+
+def disturbed():
+    """Trained at 0.5 nowhere better than at 0.05; a little chance in play helps who trained with much."""
+    means = {
+        e: results.curves("A8", f"epsilon_{e:g}", "by_noise").mean(0) for e in CHAPTER.EPSILONS
+    }
+    assert (means[0.5] < means[0.05]).all()
+    for e in (0.2, 0.5, 0.8, 0.95):
+        assert means[e][0] < means[e][1] < means[e][2]
