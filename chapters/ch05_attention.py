@@ -21,7 +21,7 @@
 # becomes a graph that a network draws for itself. Then three networks look: one that crops, and learns from reward alone
 # where to; one that dims what it does not need; and one that relates every place of a picture to every other. The last
 # reads digits that are turned, moved and sprinkled with noise, beside a convolutional network with more parameters, and
-# you will find out what of its lead is owed to attention.
+# you will find out what its lead is owed to.
 #
 # | | |
 # |---|---|
@@ -53,16 +53,16 @@ import torch
 from einops import rearrange, reduce, repeat
 from matplotlib.axes import Axes
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
 from rlbook_utils import plots, results
-from rlbook_utils.checkpoint import as_tensors
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint
 from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.exercises import check
+from rlbook_utils.numbers import spread_of
 from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import spread
 from rlbook_utils.run import Progress, live_curve, watch
@@ -95,12 +95,13 @@ def nearest(x: torch.Tensor, known: torch.Tensor, told: torch.Tensor, k: int = 1
     return told[apart.topk(k, largest=False).indices].mean(-1)
 
 
-known, told = noisy_points(40, torch.Generator().manual_seed(1))
-grid = torch.linspace(0, 10, 400)
+known_x, known_y = noisy_points(40, torch.Generator().manual_seed(1))
+line = torch.linspace(0, 10, 400)
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
-axes.plot(known, told, "o", color=plots.INK, markersize=4, label="forty points")
-axes.plot(grid, nearest(grid, known, told), linewidth=1.2, label="the nearest")
-axes.plot(grid, nearest(grid, known, told, 8), linewidth=1.6, label="mean of the nearest eight")
+axes.plot(known_x, known_y, "o", color=plots.INK, markersize=4, label="forty points")
+axes.plot(line, nearest(line, known_x, known_y), linewidth=1.2, label="the nearest")
+eight = nearest(line, known_x, known_y, 8)
+axes.plot(line, eight, linewidth=1.6, label="mean of the nearest eight")
 axes.set(xlabel="x", ylabel="y")
 axes.legend()
 plt.show()
@@ -135,36 +136,44 @@ def squared_error(found: torch.Tensor, truth: torch.Tensor) -> float:
 
 held_x, held_y = noisy_points(1000, torch.Generator().manual_seed(2))
 bandwidths = np.geomspace(0.01, 100, 17)
-errors = [squared_error(kernel_weights(held_x, known, h) @ told, held_y) for h in bandwidths]
-floor_near = squared_error(nearest(held_x, known, told), held_y)
-floor_mean = squared_error(told.mean().expand_as(held_y), held_y)
+errors = [squared_error(kernel_weights(held_x, known_x, h) @ known_y, held_y) for h in bandwidths]
+simple = {
+    "nearest": nearest(held_x, known_x, known_y),
+    "mean of all": known_y.mean().expand_as(held_y),
+    "nearest eight": nearest(held_x, known_x, known_y, 8),
+}
 
 # %% tags=["A3", "hide-input"]
-pictures = {}
+pictures, asked_at = {}, 5.0
 for number, h in enumerate(bandwidths):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), dpi=72, width_ratios=(1.6, 1))
-    left.plot(known, told, "o", color=plots.INK, markersize=4)
-    left.plot(grid, kernel_weights(grid, known, h) @ told, linewidth=1.8)
-    asked = torch.tensor([4.0])
-    loud = kernel_weights(asked, known, h)[0]
-    left.scatter(known, told, s=400 * loud, color=plots.COLOURS[1], alpha=0.5, linewidth=0)
-    left.axvline(4, linestyle=":", color=plots.COLOURS[1], linewidth=1)
-    left.set(xlabel="x", ylabel="y", title=f"h = {h:.2g}")
+    left.plot(known_x, known_y, "o", color=plots.INK, markersize=4)
+    left.plot(line, kernel_weights(line, known_x, h) @ known_y, linewidth=1.8)
+    loud = kernel_weights(torch.tensor([asked_at]), known_x, h)[0]
+    look = {"color": plots.COLOURS[1], "alpha": 0.5, "linewidth": 0, "zorder": 3}
+    left.scatter(known_x, known_y, s=500 * loud + 25 * (loud > 0.002), **look)
+    left.axvline(asked_at, linestyle=":", color=plots.COLOURS[1], linewidth=1)
+    left.set(xlabel="x", ylabel="y", title=f"h = {h:.2f}" if h < 10 else f"h = {h:.0f}")
     right.semilogx(bandwidths, errors, color=plots.COLOURS[0])
     right.plot(h, errors[number], "o", color=plots.COLOURS[0], markersize=8)
-    right.axhline(floor_near, linestyle=":", color=plots.INK)
-    right.text(100, floor_near, "nearest", ha="right", va="bottom")
-    right.axhline(floor_mean, linestyle="--", color=plots.INK)
-    right.text(0.01, floor_mean, "mean of all", va="bottom")
+    for (label, answer), at in zip(simple.items(), (100, 0.01, 100), strict=True):
+        height, side = squared_error(answer, held_y), "right" if at > 1 else "left"
+        right.axhline(height, linestyle="--", linewidth=1, color=plots.INK)
+        right.text(at, height, label, ha=side, va="bottom", fontsize=8)
+    right.axhline(0.16, linestyle=":", color=plots.INK)
+    right.text(100, 0.16, "noise", ha="right", va="top", fontsize=8)
     right.set(xlabel="bandwidth h", ylabel="squared error, held out", ylim=(0, None))
     pictures[f"{h:.2g}"] = plots.to_png(figure)
     plt.close(figure)
 show(image_slider(pictures, "bandwidth h", start=6), list(pictures.values())[6])
 
 # %% [markdown]
-# *Left: the forty points, the curve they tell together, and, in orange, how loud each of them is when $x = 4$ asks.
-# Right: the error on a thousand points that were not used, with noise of variance 0.16 that nobody can predict. At the
-# left end kernel regression is the nearest neighbour, at the right end the mean of all; in between it beats both.*
+# *Left: the forty points, the curve they tell together, and, in orange, how loud each of them is when $x = 5$ asks.
+# Right: the error on a thousand points that were not used; dotted: the variance of their noise, 0.16, which nobody can
+# predict. At the left end kernel regression is the nearest neighbour, at the right end the mean of all; in between it
+# beats both.* Not so the mean of the nearest eight, which comes as low: 0.22, beside 0.23 at the best bandwidth. What the
+# kernel has over it is a curve without stairs, and weights that change smoothly with $x$ and with $h$, so that they can be
+# learned. <!-- held: eight -->
 #
 # Now give the parts other names. The $x$ that asks is a **query**. Each point has a **key**, $x_i$, by which it is found,
 # and a **value**, $y_i$, which it gives. If keys and queries are vectors, then how well they match can be a number other
@@ -176,8 +185,8 @@ show(image_slider(pictures, "bandwidth h", start=6), list(pictures.values())[6])
 # $$
 #
 # The softmax goes along the keys, so that every query's weights add up to 1. The division by $\sqrt D$ is for vectors of
-# $D$ numbers that are drawn at random: their inner product has variance $D$, and without the division one key would
-# shout down all others before anything is learned.
+# $D$ numbers that are drawn independently, with mean 0 and variance 1: their inner product has variance $D$, and without the
+# division one key would shout down all others before anything is learned.
 
 
 # %% tags=["A3"]
@@ -213,8 +222,8 @@ def as_queries(x: torch.Tensor, bandwidth: float) -> torch.Tensor:
     return torch.stack([x, torch.ones_like(x)], -1) * 2**0.5 / bandwidth**2
 
 
-mixed, weights = attend(as_queries(grid, 0.5), as_keys(known), told[:, None])
-apart = (weights - kernel_weights(grid, known, 0.5)).abs().max().item()
+_, by_attention = attend(as_queries(line, 0.5), as_keys(known_x), known_y[:, None])
+apart = (by_attention - kernel_weights(line, known_x, 0.5)).abs().max().item()
 print(f"largest difference between attention and kernel weights at h = 0.5: {apart:.0e}")
 
 # %% [markdown]
@@ -296,7 +305,10 @@ curve.axhline(0.09, linestyle=":", color=plots.INK)
 curve.set(xlabel="step", ylabel="squared error", title="points ask each other")
 compared = (fitted.queries.weight.T @ fitted.keys.weight).detach() / 8**0.5  # [8, 8]
 ticks = [f"{name} φ{i}" for i in range(1, 5) for name in ("cos", "sin")]
-for axes, matrix, title in ((before, torch.eye(8), "a kernel's"), (after, compared, "learned")):
+for axes, matrix, title in (
+    (before, torch.eye(8), "what a kernel compares"),
+    (after, compared, "learned"),
+):
     axes.imshow(matrix, cmap="RdBu", vmin=-matrix.abs().max(), vmax=matrix.abs().max())
     axes.set(xticks=[], title=title)
     axes.set_yticks(range(8), ticks if axes is before else [""] * 8, fontsize=8)
@@ -305,7 +317,7 @@ plt.show()
 
 # %% [markdown]
 # *Left: the error of those who ask, step by step; dotted: the variance of the noise. Right: how queries and keys are
-# compared, $W_Q^\top W_K$, before (each feature with itself) and after. Learning has kept the cosine and sine of the
+# compared: by a Gaussian kernel each feature with itself, after learning by $W_Q^\top W_K$. Learning has kept the cosine and sine of the
 # first angle and dropped the other three.*
 
 
@@ -537,7 +549,7 @@ colours = torch.tensor(
     ]
 )
 frames, spoken = [], colours
-for rounds in range(9):
+for rounds in range(26):
     figure, panels = plt.subplots(1, 3, figsize=(8, 2.7), dpi=72, width_ratios=(1.2, 0.5, 1))
     draw_graph(panels[0], graph, spoken, f"after {rounds} round{'s' * (rounds != 1)}")
     panels[1].imshow(spoken.clamp(0, 1)[:, None].numpy(), aspect="auto")
@@ -549,7 +561,7 @@ for rounds in range(9):
     frames.append(plots.to_png(figure))
     plt.close(figure)
     spoken = pass_messages(graph, spoken)
-show(scrubber(frames, "rounds", start=1, interval=700), frames[1])
+show(scrubber(frames, "rounds", start=1, interval=400), frames[1])
 
 # %% [markdown]
 # *Six nodes whose features are colours (left, and as rows of X in the middle) and the adjacency matrix (right). Each
@@ -565,13 +577,13 @@ torch.manual_seed(3)
 project = nn.Linear(3, 6, bias=False)  # queries and keys of three numbers each
 with torch.no_grad():
     queries, keys = project(8 * (colours - colours.mean(0))).chunk(2, -1)
-    mixed, weights = attend(queries, keys, colours)
+    mixed, drawn = attend(queries, keys, colours)
 figure, panels = plt.subplots(1, 3, figsize=(8.5, 2.7))
-draw_graph(panels[0], weights, colours, "a graph that attention draws")
-panels[1].imshow(weights, cmap="Greys", vmin=0)
+draw_graph(panels[0], drawn, colours, "a graph that attention draws")
+panels[1].imshow(drawn, cmap="Greys", vmin=0)
 panels[1].set(title="its weights", xlabel="told by", ylabel="node")
 panels[1].grid(False)
-draw_graph(panels[2], weights, mixed, "after one round")
+draw_graph(panels[2], drawn, mixed, "after one round")
 plt.show()
 
 # %% [markdown]
@@ -641,21 +653,29 @@ def three_functions() -> dict[str, nn.Module]:
 
 # %% tags=["A1"]
 digit = torch.tensor(load_digits().images[3] / 16, dtype=torch.float32)
-seen = F.pad(digit, (4, 4, 4, 4))[None, None]  # [1, 1, 16, 16]
-print(f"{'':24}" + "".join(f"{name:>14}" for name in three_changes(16)))
+on_paper = F.pad(digit, (4, 4, 4, 4))[None, None]  # [1, 1, 16, 16]
+print(f"{'equivariant?':24}" + "".join(f"{name:>14}" for name in three_changes(16)))
 for label, function in three_functions().items():
-    parts = [f"{broken(function, change, seen):14.1e}" for change in three_changes(16).values()]
+    parts = [f"{broken(function, change, on_paper):14.1e}" for change in three_changes(16).values()]
     print(f"{label:24}" + "".join(parts))
+conv, shift = three_functions()["convolution"], three_changes(16)["shift"]
+print("\ninvariant?")
+for label, after in (
+    ("convolution, maximum", lambda x: x.amax((2, 3))),
+    ("convolution, flattened", nn.Flatten()),
+):
+    with torch.no_grad():
+        one, other = after(conv(shift(on_paper))), after(conv(on_paper))
+    print(f"{label:24}{((one - other).abs().max() / other.abs().max()).item():14.1e}")
 
 # %% tags=["A1", "hide-input"]
-conv = three_functions()["convolution"]
-turn, shift = three_changes(16)["quarter turn"], three_changes(16)["shift"]
+turn = three_changes(16)["quarter turn"]
 figure, rows = plt.subplots(2, 4, figsize=(8.5, 4.1))
 with torch.no_grad():
     for row, change, name in ((rows[0], shift, "shifted"), (rows[1], turn, "turned")):
-        first, second = conv(change(seen))[0, 0], change(conv(seen))[0, 0]
+        first, second = conv(change(on_paper))[0, 0], change(conv(on_paper))[0, 0]
         scale = {"vmin": second.min(), "vmax": second.max()}
-        row[0].imshow(change(seen)[0, 0], cmap="Greys")
+        row[0].imshow(change(on_paper)[0, 0], cmap="Greys")
         row[0].set_title(f"{name}")
         row[1].imshow(first, **scale)
         row[1].set_title(f"{name}, then convolved")
@@ -670,23 +690,26 @@ with torch.no_grad():
 plt.show()
 
 # %% [markdown]
-# *Printed: how far each function is from equivariant, the largest difference in units of the largest output; $10^{-7}$
-# is rounding. Drawn: one channel of the convolution. Shift the digit before or after, and nothing differs (above); turn
-# it, and the convolution finds other edges (below).*
+# *Printed: how far each function is from equivariant, and then from invariant under the shift, the largest difference in
+# units of the largest output; $10^{-7}$ is rounding. Drawn: one channel of the convolution. Shift the digit before or
+# after, and nothing differs (above); turn it, and the convolution finds other edges (below).*
 #
-# So a convolution knows about shifts and nothing about turns. Attention without coordinates has every symmetry there is,
-# and that is too many: to it a seven with its pixels shuffled is as good as a seven. Give the pixels their coordinates
-# and all three are gone; it can then still *learn* what does not matter, but nothing forces it to. Nor is a whole CNN
-# invariant under shifts because its convolutions are equivariant: what follows them decides. If the map is
-# flattened into a linear layer, each place has weights of its own; if only the largest value of each channel is
-# kept, wherever it stands, the place is forgotten. Keep that in mind for the comparison at the end.
+# So a convolution is equivariant under shifts and, unless its kernel happens to look the same from all sides, under no turn.
+# Attention without coordinates is equivariant under every rearrangement of the pixels, quarter turns and shifts included,
+# and that is too much: to it a seven with its pixels shuffled is as good as a seven. Give the pixels their coordinates
+# and all three are gone; it can then still *learn* what does not matter, but nothing forces it to. <!-- held: symmetries -->
+#
+# Nor is a whole CNN invariant under shifts because its convolutions are equivariant: what follows them decides. If only the
+# largest value of each channel is kept, wherever it stands, the place is forgotten. If the map is flattened into a linear
+# layer, each place has weights of its own; and pooling in twos on the way breaks the equivariance under shifts by one pixel.
+# Keep that in mind for the comparison at the end.
 
 # %% [markdown]
 # ## Where to look
 #
-# An eye does not see a page at once; it looks here and there. A network could save much work if it did so too: crop a
+# An eye does not see a page at once; it looks here and there. A network could do so too: crop a
 # piece, and process only that. But *where* to crop is a whole number, and a whole number has no gradient. Two ways out
-# have names. **Soft attention** multiplies every part of the picture by a weight between 0 and 1: differentiable, and
+# have names. **Soft attention** gives every part of the picture a weight between 0 and 1: differentiable, and
 # all parts are processed. **Hard attention** draws one part from the weights and looks at nothing else; it is trained as
 # an action is, by REINFORCE from [chapter 00](ch00_foundations.ipynb) [(Mnih et al.,
 # 2014)](../book/bibliography.md#mnih2014).
@@ -756,22 +779,26 @@ def draw_scene(axes: Axes, canvas: torch.Tensor, weights: torch.Tensor, title: s
     axes.grid(False)
 
 
-scenes = make_scenes(parts_of(1797)[0], 4, torch.Generator().manual_seed(3))
+examples = make_scenes(parts_of(1797)[0], 4, torch.Generator().manual_seed(3))
 figure, panels = plt.subplots(1, 6, figsize=(9.5, 1.9))
-for axes, canvas, label in zip(panels[:4], scenes.canvas, scenes.labels, strict=True):
+for axes, canvas, label in zip(panels[:4], examples.canvas, examples.labels, strict=True):
     draw_scene(axes, canvas, torch.zeros(9), f"answer: {label}")
-weights = torch.softmax(3 * F.one_hot(scenes.cells[3], 9).float(), -1)
-shade = weights.view(3, 3).repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
-draw_scene(panels[4], scenes.canvas[3] * shade / shade.max(), torch.zeros(9), "soft: dimmed")
-panels[5].imshow(1 - crops_of(scenes.canvas)[3, scenes.cells[3]], cmap="gray", vmin=0, vmax=1)
-panels[5].set(xticks=[], yticks=[])
-panels[5].set_title("hard: cropped", fontsize=9)
-panels[5].grid(False)
+crops, cell = crops_of(examples.canvas)[3], examples.cells[3]
+spread_out = torch.softmax(3 * F.one_hot(cell, 9).float(), -1)  # most weight on the framed cell
+glimpses = {
+    "soft: a mixture": (spread_out[:, None, None] * crops).sum(0),
+    "hard: one crop": crops[cell],
+}
+for axes, (label, glimpse) in zip(panels[4:], glimpses.items(), strict=True):
+    axes.imshow(1 - glimpse, cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(label, fontsize=9)
+    axes.grid(False)
 plt.show()
 
 # %% [markdown]
-# *Four scenes; the question is the digit in the faint frame. Right: the fourth as soft attention would see it, all cells
-# dimmed but one, and as hard attention would, one cell and nothing else.*
+# *Four scenes; the question is the digit in the faint frame. Right: what a reader gets of the fourth, with soft attention
+# the nine crops laid over each other, each as dark as its weight, and with hard attention one crop and nothing else.*
 #
 # A *locator* sees the canvas and gives nine numbers; a *reader* sees $8 \times 8$ pixels and names the digit. With hard
 # attention the place $z$ is drawn from the locator's softmax $\pi(z \mid x)$, and the reward $r$ is $+1$ for a right
@@ -781,12 +808,13 @@ plt.show()
 # \nabla_\theta J = \mathbb E\big[ (r - b)\, \nabla_\theta \log \pi_\theta(z \mid x) \big] ,
 # $$
 #
-# with the mean reward so far for the baseline $b$. To this we add a small bonus for the entropy of $\pi$, so that the
-# locator keeps looking around. Nobody tells it where the frame is, nor that there is one.
+# where the baseline $b$ is a moving average of the rewards. To this we add a small bonus for the entropy of $\pi$, so that
+# the locator keeps looking around. Nobody tells it where the frame is, nor that there is one. Work is not what this toy
+# saves: the locators read all 900 pixels, and every reader that looks gets $8 \times 8$.
 
 
 # %%
-WAYS = ("hard", "soft", "random", "centre", "told", "whole")
+WAYS = ("hard", "soft", "random", "centre", "told", "whole", "conv")
 
 
 @dataclass(frozen=True)
@@ -808,17 +836,26 @@ class LookConfig:
 EVERY, JUDGED = 25, 1000  # steps between two looks at the score; held-out scenes
 
 
+def layers(inputs: int, outputs: int) -> list[nn.Module]:
+    """Two linear layers with 64 numbers between them."""
+    return [nn.Flatten(), nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, outputs)]
+
+
 class Looker(nn.Module):
-    """A locator and a reader. way: what it may look at (``WAYS``); "whole" reads the canvas without attention."""
+    """A locator and a reader. way: what it may look at (``WAYS``); "whole" and "conv" read the canvas without attention."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        pixels = 900 if way == "whole" else 64
         self.way = way
-        self.locator = nn.Sequential(nn.Flatten(), nn.Linear(900, 64), nn.ReLU(), nn.Linear(64, 9))
-        self.reader = nn.Sequential(
-            nn.Flatten(), nn.Linear(pixels, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
+        self.locator = nn.Sequential(*layers(900, 9))
+        if (
+            way == "conv"
+        ):  # two convolutions first, each at every second place: 8 x 8 places of 32 channels
+            first = [nn.Unflatten(1, (1, 30)), nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU()]
+            second = [nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU()]
+            self.reader = nn.Sequential(*first, *second, *layers(32 * 8 * 8, 10))
+        else:
+            self.reader = nn.Sequential(*layers(900 if way == "whole" else 64, 10))
 
     def forward(
         self, scenes: Scenes, choose: Callable
@@ -826,7 +863,7 @@ class Looker(nn.Module):
         """The digit's logits [B, 10], the locator's [B, 9], and the cell looked at [B], which ``choose`` picks."""
         where = self.locator(scenes.canvas) * (self.way != "random")
         cells = choose(where)
-        if self.way == "whole":
+        if self.way in ("whole", "conv"):
             return self.reader(scenes.canvas), where, cells
         crops = crops_of(scenes.canvas)
         if self.way == "soft":
@@ -872,6 +909,22 @@ def score(net: Looker, scenes: Scenes, rng: torch.Generator) -> tuple[float, tor
     return 100 * (answers.argmax(-1) == scenes.labels).float().mean().item(), cells
 
 
+# %% tags=["hide-input"]
+def learned_state(
+    state: dict, net: nn.Module, optimiser: torch.optim.Optimizer, rng: torch.Generator
+) -> dict:
+    """What a run continues from, as it is now."""
+    learned = copy.deepcopy({"net": net.state_dict(), "optimiser": optimiser.state_dict()})
+    return {**state, **learned, "random": rng.get_state()}
+
+
+def looker(state: dict, way: str = "hard") -> Looker:
+    """A network with stored weights."""
+    net = Looker(way)
+    net.load_state_dict(as_tensors(state["net"]))
+    return net
+
+
 # %%
 def train_looking(
     config: LookConfig, seed: int, state: dict | None = None, device: str = "cpu"
@@ -911,22 +964,6 @@ def train_looking(
             return
 
 
-# %% tags=["hide-input"]
-def learned_state(
-    state: dict, net: nn.Module, optimiser: torch.optim.Optimizer, rng: torch.Generator
-) -> dict:
-    """What a run continues from, as it is now."""
-    learned = copy.deepcopy({"net": net.state_dict(), "optimiser": optimiser.state_dict()})
-    return {**state, **learned, "random": rng.get_state()}
-
-
-def looker(state: dict, way: str = "hard") -> Looker:
-    """A network with stored weights."""
-    net = Looker(way)
-    net.load_state_dict(as_tensors(state["net"]))
-    return net
-
-
 # %% tags=["A2"]
 snapshots = {}
 
@@ -939,20 +976,24 @@ def remember_nets(progresses: Iterator[Progress]) -> Iterator[Progress]:
 
 
 look_config = by_budget(LookConfig(steps=50), LookConfig())
+at_random = results.metric("A2", "random", "accuracy").mean()
 look_run = watch(
-    remember_nets(train_looking(look_config, seed=1)), "accuracy", floor=20, floor_label="random"
+    remember_nets(train_looking(look_config, seed=1)),
+    "accuracy",
+    floor=at_random,
+    floor_label="random",
 )
 
 # %% tags=["A2", "hide-input"]
-scenes = make_scenes(parts_of(1797)[1], 6, torch.Generator().manual_seed(8))
+six = make_scenes(parts_of(1797)[1], 6, torch.Generator().manual_seed(8))
 figure, rows = plt.subplots(len(snapshots), 6, figsize=(9, 1.65 * len(snapshots)), squeeze=False)
 for row, (step, state) in zip(rows, snapshots.items(), strict=True):
     with torch.no_grad():
-        answers, where, _ = looker(state)(scenes, lambda where: where.argmax(-1))
-    for axes, canvas, weights, said, truth in zip(
-        row, scenes.canvas, where.softmax(-1), answers.argmax(-1), scenes.labels, strict=True
+        answers, where, _ = looker(state)(six, lambda where: where.argmax(-1))
+    for axes, canvas, shares, said, truth in zip(
+        row, six.canvas, where.softmax(-1), answers.argmax(-1), six.labels, strict=True
     ):
-        draw_scene(axes, canvas, weights, f"says {said} ({'right' if said == truth else truth})")
+        draw_scene(axes, canvas, shares, f"says {said} ({'right' if said == truth else truth})")
     row[0].set_ylabel(f"step {step}", fontsize=9)
 plt.show()
 
@@ -962,8 +1003,9 @@ plt.show()
 # the end.*
 #
 # What does it owe to which part? Beside it stand a reader that looks at random, one that always looks at the centre,
-# one that is told the place (the best that any attention could do), a network that reads the whole canvas without
-# attention, and soft attention, all with as many steps, scenes and the same learning rate.
+# one that is told the place (the best that any attention could do), soft attention, and two networks that read the whole
+# canvas without attention, one of two layers and one with convolutions in front, which share their weights between the
+# cells; all with as many steps, scenes and the same learning rate.
 
 # %% tags=["A2", "hide-input"]
 LOOKS = {
@@ -971,13 +1013,14 @@ LOOKS = {
     "hard_bare": "hard, no baseline",
     "hard_sure": "hard, no bonus",
     "soft": "soft",
-    "whole": "no attention: whole canvas",
+    "conv": "whole canvas, convolutions",
+    "whole": "whole canvas, two layers",
     "random": "looks at random",
     "centre": "looks at the centre",
     "told": "is told the place",
 }
-figure, (curve, late) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1.3, 1))
-for number, name in enumerate(("hard", "hard_bare", "hard_sure", "soft")):
+figure, (curve, late) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.3, 1))
+for number, name in enumerate(("hard", "hard_bare", "hard_sure", "soft", "conv")):
     stored = results.curves("A2", name, "accuracy")
     steps = EVERY * np.arange(1, stored.shape[1] + 1)
     plots.bands(curve, steps, stored, LOOKS[name], color=plots.COLOURS[number], linewidth=1.5)
@@ -990,13 +1033,17 @@ late.set(xlabel="after 1,500 steps (%)")
 plt.show()
 
 # %% [markdown]
-# *Left: held-out accuracy; each of ten seeds, their mean and its 95 % interval; dotted: looking at random, and being
-# told the place. Right: after all steps.* From nothing but right and wrong, hard attention learns where to look in each of
-# ten seeds, and ends at 97 %, like the reader that is told the place (97 %). Looking at random or at the centre leaves 19 %,
-# and reading the whole canvas without attention 31 %. Soft attention is sooner there: it reads 90 % after 200 steps in
-# the median, hard attention after 275; being told takes 175. The baseline makes it sooner, the bonus makes it sure.
-# Without the bonus two of ten seeds end below 90 %: they look into eight of the nine cells, and never learn what they miss,
-# because REINFORCE learns only from what was tried. <!-- held: looking -->
+# *Left: held-out accuracy; each seed, their mean and its 95 % interval; dotted: looking at random, and being
+# told the place. Right: after all steps. Ten seeds, five where nothing is looked for.* From nothing but right and wrong, hard
+# attention learns where to look in each of ten seeds, and ends at 97 %, like the reader that is told the place (97 %). Looking at random or at the centre
+# leaves 19 %, and two layers over the whole canvas 31 %. Convolutions over the whole canvas reach @@93 % without any attention, but
+# they are late. <!-- held: looking -->
+#
+# What attention, baseline and bonus buy here is *speed*. The reader that is told the place reads 90 % after 175 steps in the
+# median, soft attention after 200, hard attention after 275 and the convolutions after @@775. Without its baseline hard
+# attention takes 300, and without its bonus 650: slower in each of ten seeds. Two of these have not got there by the
+# end. They look into eight of the nine cells, and never learn what they miss, because REINFORCE learns only from what was
+# tried; that is too few to say that the bonus prevents it. <!-- held: sooner -->
 #
 # Turn the knobs yourself:
 
@@ -1005,8 +1052,8 @@ look_panel = panel(
     train_looking,
     by_budget(LookConfig(steps=50), LookConfig(steps=600)),
     metric="accuracy",
-    floor=20,
-    preview=plots.to_png(live_curve(look_run, "accuracy", 20, floor_label="random")),
+    floor=at_random,
+    preview=plots.to_png(live_curve(look_run, "accuracy", at_random, floor_label="random")),
 )
 
 # %% [markdown]
@@ -1044,9 +1091,8 @@ def sklearn_digits() -> Digits:
     """scikit-learn's digits, 16 x 16 in the middle of the canvas."""
     images, labels = small_digits()
     large = F.interpolate(images[:, None], (16, 16), mode="bilinear", align_corners=False)
-    return Digits(
-        F.pad(large, (6, 6, 6, 6))[:, 0], labels, *parts_of(len(labels)), "sklearn digits"
-    )
+    padded = F.pad(large, (6, 6, 6, 6))[:, 0]
+    return Digits(padded, labels, *parts_of(len(labels)), "sklearn digits")
 
 
 # %% tags=["hide-input"]
@@ -1125,22 +1171,66 @@ def perturb(
 
 
 # %% tags=["A5", "hide-input"]
-shown = digits().images[digits().learned_from[[3, 10, 20, 30, 40, 50]]]
-figure, rows = plt.subplots(2, 6, figsize=(8.5, 3))
-after = perturb(shown, 30, 6, 10, torch.Generator().manual_seed(1))
-for column, images in enumerate(zip(shown, after, strict=True)):
-    for axes, image in zip(rows[:, column], images, strict=True):
+def draw_pictures(row: Sequence[Axes], images: torch.Tensor) -> None:
+    """Pictures [B, 28, 28], ink on paper, one on each of a row of axes."""
+    for axes, image in zip(row, images, strict=True):
         axes.imshow(1 - image, cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
-rows[0, 0].set_ylabel("as drawn")
+
+
+SOURCE = {
+    "rotation": 30.0,
+    "shift": 6,
+    "noise": 10,
+}  # the source's strength: degrees, pixels, spots
+shown = digits().images[digits().learned_from[[3, 10, 20, 30, 40, 50]]]
+figure, rows = plt.subplots(2, 6, figsize=(8.5, 3))
+draw_pictures(rows[0], shown)
+draw_pictures(rows[1], perturb(shown, **SOURCE, rng=torch.Generator().manual_seed(1)))
+rows[0, 0].set(ylabel="as drawn", title=digits().name)
 rows[1, 0].set_ylabel("perturbed")
-rows[0, 0].set_title(digits().name, fontsize=9)
 plt.show()
 
 # %% [markdown]
 # *Above: digits on the canvas. Below: the same after a turn of at most 30 degrees, a shift of at most 6 pixels, and at
 # least 10 noisy pixels, the source's strength.*
+#
+# ### Who knows the perturbation needs no network
+#
+# We have written the perturbation ourselves, and so we can undo it: turn every digit to learn from by seven angles, move
+# each of these *templates* to every place, and answer with the label of the one that lies nearest, over the whole canvas.
+# Nothing is learned. What is compared below is therefore not who can read these digits at all, but who *learns* it, and
+# how fast, from examples alone. The templates are the floor of every figure; beside them, as in the source's world a
+# reader may not know the perturbation, the nearest of 50 perturbed copies of each digit, unaligned.
+
+# %%
+BOX = slice(3, 25)  # rows and columns in which a turned digit lies: 22 of them
+
+
+def nearest_template(images: torch.Tensor, config: "DigitsConfig") -> torch.Tensor:
+    """The label of the template nearest to each picture [B, 28, 28]; it knows by how much digits are perturbed: [B].
+
+    Templates are digits to learn from at seven angles up to config.rotation, at all shifts up to config.shift.
+    """
+    numbers, reach = parts_for(config)[0][:1500], config.shift
+    known = digits().images[numbers]
+    turned = [warp(known, torch.full((len(known),), degrees), torch.zeros(len(known), 2))
+              for degrees in torch.linspace(-config.rotation, config.rotation, 7)]  # fmt: skip
+    boxes = torch.cat(turned)[:, BOX, BOX].flatten(1)  # [T, 484]
+    frame = [reach - BOX.start] * 4  # so that a box fits exactly at all shifts; may be negative
+    on_canvas = F.unfold(F.pad(torch.ones(1, 1, CANVAS, CANVAS), frame), 22)[0]  # [484, P]
+    ink = boxes.square() @ on_canvas  # [T, P]: what of a moved template is on the canvas
+    best = []
+    for image in images:
+        patches = F.unfold(F.pad(image[None, None], frame), 22)[0]  # [484, P]
+        apart = ink - 2 * boxes @ patches  # squared distance, less the picture's own square
+        best.append(int(apart.amin(1).argmin()) % len(known))
+    return digits().labels[numbers[best]]
+
+
+# %% [markdown]
+# ### Nodes from places, and who tells whom
 #
 # The relational module takes a picture apart into nodes and lets them talk. Four convolutions turn it into a map, and
 # each place of the map becomes a node: its channels, and its coordinates. Queries, keys and values are computed
@@ -1150,27 +1240,34 @@ plt.show()
 # The source's map has $16 \times 16$ places. Ours halves the picture once, as the CNN beside it does, and has
 # $11 \times 11$: 121 nodes instead of 256, and not a quarter of the pairs. And where the source's `LayerNorm` runs over
 # all nodes of a picture together, with 256 × 36 scales of its own, ours runs over the features of one node (why, you will
-# see in *Spot the bug*). Both forms are in the code.
+# see in *Spot the bug*). Both forms are in the code, and both are measured. These two changes were made before anything
+# was measured on held-out digits; the CNN is the source's own, unchanged.
 
 # %% tags=["A5", "hide-input"]
-figure, axes = plt.subplots(figsize=(9.5, 2.3))
+figure, axes = plt.subplots(figsize=(9.5, 2.9))
 boxes = (
-    "picture\n28 × 28", "4 convolutions\n30 × 11 × 11", "121 nodes\nof 30 + 2", "queries, keys,\nvalues, each\nnormalised",
-    "attention:\n121 × 121\nweights", "a layer\nper node", "largest over\nnodes: 36", "10 logits",
+    (0, 1.1, "picture\n28 × 28"), (1.35, 1.1, "4 convolutions\n30 × 11 × 11"), (2.7, 1.1, "nodes X\n121 × (30 + 2)"),
+    (4.15, 2.1, "Q = X W_Q\n121 × 36"), (4.15, 1.1, "K = X W_K\n121 × 36"), (4.15, 0.1, "V = X W_V\n121 × 36"),
+    (5.5, 1.6, "softmax\n(Q Kᵀ / √36)\n121 × 121"), (6.85, 0.85, "messages\n121 × 36"),
+    (8.15, 0.85, "layer per node,\nthen largest\nof nodes: 36"), (9.5, 0.85, "10 logits"),
 )  # fmt: skip
-for number, text in enumerate(boxes):
-    colour = plots.COLOURS[1] if "attention" in text else plots.COLOURS[0]
-    axes.add_patch(plt.Rectangle((1.25 * number, 0), 1.02, 1, facecolor=colour, alpha=0.18))
-    axes.text(1.25 * number + 0.51, 0.5, text, ha="center", va="center", fontsize=8.5)
-    if number:
-        arrow = {"arrowstyle": "->", "color": plots.INK}
-        axes.annotate("", (1.25 * number, 0.5), (1.25 * number - 0.23, 0.5), arrowprops=arrow)
-axes.set(xlim=(-0.05, 9.9), ylim=(-0.1, 1.1))
+for x, y, text in boxes:
+    colour = plots.COLOURS["softmax" in text or "messages" in text]
+    axes.add_patch(plt.Rectangle((x, y), 1.12, 0.8, facecolor=colour, alpha=0.18))
+    axes.text(x + 0.56, y + 0.4, text, ha="center", va="center", fontsize=8)
+arrows = ((1.12, 1.5, 1.35, 1.5), (2.47, 1.5, 2.7, 1.5), (3.82, 1.6, 4.15, 2.4), (3.82, 1.5, 4.15, 1.5),
+          (3.82, 1.4, 4.15, 0.6), (5.27, 2.4, 5.5, 2.1), (5.27, 1.5, 5.5, 1.8), (5.27, 0.5, 6.85, 1.1),
+          (6.62, 1.8, 6.85, 1.4), (7.97, 1.25, 8.1, 1.25), (9.22, 1.25, 9.5, 1.25))  # fmt: skip
+for x, y, to_x, to_y in arrows:
+    arrow = {"arrowstyle": "->", "color": plots.INK}
+    axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow)
+axes.set(xlim=(-0.05, 10.7), ylim=(0, 3))
 axes.axis("off")
 plt.show()
 
 # %% [markdown]
-# *The relational module. Only in the orange box do nodes learn of each other.*
+# *The relational module, with its matrices and their shapes. Q, K and V are normalised node by node before they meet.
+# Only in the orange boxes do nodes learn of each other.*
 
 # %%
 NODE, CHANNELS = 36, (16, 20, 24, 30)  # numbers in a node; channels of the four convolutions
@@ -1178,40 +1275,49 @@ NODE, CHANNELS = 36, (16, 20, 24, 30)  # numbers in a node; channels of the four
 
 @dataclass(frozen=True)
 class DigitsConfig:
-    """A network that reads perturbed digits; the defaults are our relational module at the source's perturbation."""
+    """How a network learns to read perturbed digits, whatever network; the defaults are the source's."""
 
-    model: str = choice("relational", ("relational", "cnn"))
     steps: int = knob(1000, 1, 20_000, "updates")
     batch: int = knob(300, 1, 1000, "digits in an update")
     learning_rate: float = knob(1e-3, 1e-4, 1e-2, "of Adam", step=1e-4)
-    rotation: float = knob(30.0, 0.0, 180.0, "degrees, at most", step=5.0)
-    shift: int = knob(6, 0, 10, "pixels, at most")
-    noise: int = knob(10, 0, 100, "noisy pixels, at least")
-    listens: str = choice("attention", ("attention", "uniform", "itself"))
-    norm: str = choice("node", ("node", "picture", "none"))
-    pooling: str = choice("max", ("max", "mean", "flatten"))
-    trunk: str = choice("halved", ("halved", "source"))
-    coordinates: bool = True
+    rotation: float = knob(SOURCE["rotation"], 0.0, 180.0, "degrees, at most", step=5.0)
+    shift: int = knob(SOURCE["shift"], 0, 10, "pixels, at most")
+    noise: int = knob(SOURCE["noise"], 0, 100, "noisy pixels, at least")
     judged_on: str = choice("held out", ("held out", "validation"))
 
     def __post_init__(self) -> None:
         check_config(self)
 
 
-# %%
+@dataclass(frozen=True)
+class RelationalConfig(DigitsConfig):
+    """The relational module, as ours; trunk "source" and norm "picture" make it the source's."""
+
+    listens: str = choice("attention", ("attention", "itself"))
+    norm: str = choice("node", ("node", "picture", "none"))
+    pooling: str = choice("max", ("max", "flatten"))
+    trunk: str = choice("halved", ("halved", "small", "source"))
+
+
+@dataclass(frozen=True)
+class ConvConfig(DigitsConfig):
+    """The source's CNN. norm: the channels of each place are normalised before its last two layers."""
+
+    norm: bool = False
+
+
+# %% tags=["hide-input"]
 def relational_trunk(kind: str) -> tuple[nn.Sequential, int]:
-    """Convolutions [B, 1, 28, 28] -> [B, 30, side, side], and the side: 11 if halved once, 16 as in the source."""
+    """Convolutions [B, 1, 28, 28] -> [B, 30, side, side], and the side: 16 as in the source, 11 where halved once.
+
+    kind: a place sees 13 x 13 pixels in "source", 16 x 16 in "halved", 8 x 8 in "small".
+    """
+    later = {"source": {"kernel_size": 4}, "halved": {"kernel_size": 3, "padding": 1}}
     one, two, three, four = CHANNELS
-    if kind == "source":
-        later, side = (
-            [nn.Conv2d(two, three, 4), nn.ReLU(), nn.Conv2d(three, four, 4), nn.ReLU()],
-            16,
-        )
-    else:
-        later = [nn.MaxPool2d(2), nn.Conv2d(two, three, 3, padding=1), nn.ReLU()]
-        later, side = [*later, nn.Conv2d(three, four, 3, padding=1), nn.ReLU()], 11
+    size, halve = later.get(kind, {"kernel_size": 1}), [nn.MaxPool2d(2)] * (kind != "source")
+    last = [nn.Conv2d(two, three, **size), nn.ReLU(), nn.Conv2d(three, four, **size), nn.ReLU()]
     first = [nn.Conv2d(1, one, 4), nn.ReLU(), nn.Conv2d(one, two, 4), nn.ReLU()]
-    return nn.Sequential(*first, *later), side
+    return nn.Sequential(*first, *halve, *last), 16 if kind == "source" else 11
 
 
 def norm_over(kind: str, side: int, scales: bool = True) -> nn.Module:
@@ -1220,14 +1326,11 @@ def norm_over(kind: str, side: int, scales: bool = True) -> nn.Module:
     return nn.LayerNorm(over, elementwise_affine=scales) if over else nn.Identity()
 
 
-POOLS = {"max": lambda x: x.amax(1), "mean": lambda x: x.mean(1), "flatten": lambda x: x.flatten(1)}
-
-
 # %%
 class RelationalNet(nn.Module):
     """Convolutions, one round of self-attention between places, a maximum over places (after Zambaldi et al., 2019)."""
 
-    def __init__(self, config: DigitsConfig) -> None:
+    def __init__(self, config: RelationalConfig) -> None:
         super().__init__()
         self.config = config
         self.trunk, side = relational_trunk(config.trunk)
@@ -1235,60 +1338,68 @@ class RelationalNet(nn.Module):
         self.norms = nn.ModuleList(norm_over(config.norm, side) for _ in range(3))
         self.mix, self.mix_norm = nn.Linear(NODE, NODE), norm_over(config.norm, side, scales=False)
         self.answer = nn.Linear(NODE * (side**2 if config.pooling == "flatten" else 1), 10)
-        self.register_buffer("places", places(side, side) * config.coordinates)
+        self.register_buffer("places", places(side, side))
 
     def nodes(self, images: torch.Tensor) -> torch.Tensor:
         """A node for each place of the map, with its coordinates: [B, 28, 28] -> [B, N, 32]."""
         found = rearrange(self.trunk(images[:, None]), "b c h w -> b (h w) c")
         return torch.cat([found, self.places.expand(len(found), -1, -1)], -1)
 
-    def relate(self, nodes: torch.Tensor) -> torch.Tensor:
-        """One round of messages between nodes [B, N, F]: [B, N, 36]."""
+    def project(self, nodes: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values of the nodes [B, N, 32], normalised: [B, N, 36] each."""
         maps = (self.queries, self.keys, self.values)
-        q, k, v = (norm(project(nodes)) for norm, project in zip(self.norms, maps, strict=True))
+        return [norm(matrix(nodes)) for norm, matrix in zip(self.norms, maps, strict=True)]
+
+    def relate(self, nodes: torch.Tensor) -> torch.Tensor:
+        """One round of messages between nodes [B, N, 32]: [B, N, 36]."""
         if self.config.listens == "itself":
-            return v
-        if self.config.listens == "uniform":
-            return v.mean(1, keepdim=True).expand_as(v)
+            return self.norms[2](self.values(nodes))
+        q, k, v = self.project(nodes)
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
+    def read(self, told: torch.Tensor) -> torch.Tensor:
+        """The logits of ten digits, from what each node was told: [B, N, 36] -> [B, 10]."""
+        each = self.mix_norm(torch.relu(self.mix(told)))
+        return self.answer(each.amax(1) if self.config.pooling == "max" else each.flatten(1))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The logits of ten digits: [B, 28, 28] -> [B, 10]."""
-        told = self.mix_norm(torch.relu(self.mix(self.relate(self.nodes(images)))))  # [B, N, 36]
-        return self.answer(POOLS[self.config.pooling](told))
+        return self.read(self.relate(self.nodes(images)))
 
     def weights(self, images: torch.Tensor) -> torch.Tensor:
         """Who listens to whom: row by row the attention weights of each node [B, N, N]."""
-        nodes = self.nodes(images)
-        q, k = self.norms[0](self.queries(nodes)), self.norms[1](self.keys(nodes))
-        return attend(q, k, nodes)[1]
+        return attend(*self.project(self.nodes(images)))[1]
 
 
 # %% [markdown]
-# `F.scaled_dot_product_attention` computes what our `attend` does without ever storing the weights, which saves memory
-# and, with few nodes, a little time; when we want to see the weights, we ask `attend`. A test holds the two together.
-#
-# Beside it stands the source's CNN, with more parameters:
+# `F.scaled_dot_product_attention` computes what our `attend` does without storing the weights; when we want to see the
+# weights, we ask `attend`. A test holds the two together. Beside the module stands the source's CNN, with more parameters:
 
 
 # %%
 class ConvNet(nn.Module):
-    """The source's CNN: five convolutions and two layers. pooling "max": the largest of each channel, wherever it is."""
+    """The source's CNN: five convolutions, a map that is flattened, two layers."""
 
-    def __init__(self, config: DigitsConfig) -> None:
+    def __init__(self, config: ConvConfig) -> None:
         super().__init__()
-        self.config = config
         shape = ((1, 10), (10, 16), (16, 24), (24, 32), (32, 64))
         layers = [layer for pair in shape for layer in (nn.Conv2d(*pair, 4), nn.ReLU())]
         self.trunk = nn.Sequential(*layers[:4], nn.MaxPool2d(2), *layers[4:])  # [B, 64, 2, 2]
-        norm = config.norm == "node"  # over the channels of one place
-        self.norm = nn.LayerNorm(64, elementwise_affine=False) if norm else nn.Identity()
-        flat = 64 if config.pooling == "max" else 256
-        self.answer = nn.Sequential(nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, 10))
+        self.norm = nn.LayerNorm(64, elementwise_affine=False) if config.norm else nn.Identity()
+        self.answer = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        nodes = self.norm(rearrange(self.trunk(images[:, None]), "b c h w -> b (h w) c"))
-        return self.answer(POOLS[self.config.pooling](nodes))
+        """The logits of ten digits: [B, 28, 28] -> [B, 10]."""
+        found = rearrange(self.trunk(images[:, None]), "b c h w -> b (h w) c")
+        return self.answer(self.norm(found).flatten(1))
+
+
+# %% tags=["A5", "hide-input"]
+def make_net(config: DigitsConfig, state: dict | None = None) -> nn.Module:
+    """The network of a config, fresh or with stored weights; pixels stand last, which convolutions like on a CPU."""
+    net = {RelationalConfig: RelationalNet, ConvConfig: ConvNet}[type(config)](config)
+    if state:
+        net.load_state_dict(as_tensors(state["net"]))
+    return net.to(memory_format=torch.channels_last)
 
 
 def parameters(net: nn.Module) -> int:
@@ -1296,24 +1407,14 @@ def parameters(net: nn.Module) -> int:
     return sum(weights.numel() for weights in net.parameters())
 
 
-def make_net(config: DigitsConfig, state: dict | None = None) -> nn.Module:
-    """The network of a config, fresh or with stored weights; pixels stand last, which convolutions like on a CPU."""
-    net = {"relational": RelationalNet, "cnn": ConvNet}[config.model](config)
-    if state:
-        net.load_state_dict(as_tensors(state["net"]))
-    return net.to(memory_format=torch.channels_last)
-
-
-# %% tags=["A5", "hide-input"]
-CNN = DigitsConfig(model="cnn", pooling="flatten", norm="none")
-PRINTED = DigitsConfig(trunk="source", norm="picture")
-for label, config in (("relational", DigitsConfig()), ("the source's", PRINTED), ("CNN", CNN)):
+PRINTED = RelationalConfig(trunk="source", norm="picture")
+NAMED = {"relational": RelationalConfig(), "the source's": PRINTED, "CNN": ConvConfig()}
+for label, config in NAMED.items():
     print(f"{label:14}{parameters(make_net(config)):8,} parameters")
 
 
 # %% tags=["hide-input"]
 JUDGE_EVERY = 50  # steps
-TRIED = (5e-4, 1e-3, 2e-3, 4e-3)  # learning rates, for both sides
 
 
 @cache
@@ -1337,15 +1438,19 @@ def judged_digits(
     """Perturbed copies of each digit to judge by, and their labels; at most 2,000 digits of MNIST's."""
     held, rng = parts_for(config)[1][:2000], torch.Generator().manual_seed(seed)
     images = digits().images[held].repeat(copies, 1, 1)
-    seen = perturb(images, config.rotation, config.shift, config.noise, rng)
-    return seen, digits().labels[held].repeat(copies)
+    perturbed = perturb(images, config.rotation, config.shift, config.noise, rng)
+    return perturbed, digits().labels[held].repeat(copies)
+
+
+def percent_right(said: torch.Tensor, truth: torch.Tensor) -> float:
+    """Percent of answers [B] that are right."""
+    return 100 * (said == truth).float().mean().item()
 
 
 def accuracy_of(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Percent of digits that are named right."""
     with torch.no_grad():
-        said = torch.cat([net(part).argmax(1) for part in images.split(300)])
-    return 100 * (said == labels).float().mean().item()
+        return percent_right(torch.cat([net(part).argmax(1) for part in images.split(300)]), labels)
 
 
 # %%
@@ -1355,22 +1460,22 @@ def digits_update(
     """One step on a batch that is drawn, and perturbed, anew: its loss."""
     data, learned_from = digits(), parts_for(config)[0]
     chosen = learned_from[torch.randint(len(learned_from), (config.batch,), generator=rng)]
-    seen = perturb(data.images[chosen], config.rotation, config.shift, config.noise, rng)
+    perturbed = perturb(data.images[chosen], config.rotation, config.shift, config.noise, rng)
     device = next(net.parameters()).device
-    loss = F.cross_entropy(net(seen.to(device)), data.labels[chosen].to(device))
+    loss = F.cross_entropy(net(perturbed.to(device)), data.labels[chosen].to(device))
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     return loss.item()
 
 
-# %%
+# %% tags=["hide-input"]
 def train_digits(
     config: DigitsConfig, seed: int, state: dict | None = None, device: str = "cpu"
 ) -> Iterator[Progress]:
     """A network that learns to read digits, each batch perturbed anew.
 
-    state: {"step", "seconds", "net", "optimiser", "random", "metrics"}; seconds are those of training alone.
+    state: {"step", "net", "optimiser", "random", "metrics"}.
     """
     weights_seed, data_seed, judge_seed = spread((PERTURBING, seed), 3)
     torch.manual_seed(weights_seed)
@@ -1378,25 +1483,178 @@ def train_digits(
     optimiser = torch.optim.Adam(net.parameters(), config.learning_rate)
     rng = torch.Generator().manual_seed(data_seed)
     judged = [part.to(device) for part in judged_digits(config, 2, judge_seed)]
-    state = {"step": 0, "seconds": 0.0} if state is None else {**state}
+    state = {"step": 0} if state is None else {**state}
     if state["step"]:
         net.load_state_dict(as_tensors(state["net"]))
         optimiser.load_state_dict(as_tensors(state["optimiser"]))
         rng.set_state(torch.as_tensor(state["random"]))
     while True:
         if state["step"] < config.steps:
-            began = time.perf_counter()
             for _ in range(min(JUDGE_EVERY, config.steps - state["step"])):
                 loss = digits_update(net, optimiser, config, rng)
                 state["step"] += 1
-            state["seconds"] += time.perf_counter() - began
-            accuracy, seconds = accuracy_of(net, *judged), state["seconds"]
-            state["metrics"] = {"accuracy": accuracy, "loss": loss, "seconds": seconds}
+            state["metrics"] = {"accuracy": accuracy_of(net, *judged), "loss": loss}
         now = partial(copy.deepcopy, learned_state(state, net, optimiser, rng))
         yield Progress(state["step"], config.steps, state["metrics"], now, "step")
         if state["step"] >= config.steps:
             return
 
+
+# %% tags=["A5"]
+asked, truth = (part[:: by_budget(40, 4)] for part in judged_digits(DigitsConfig(), 1, seed=1))
+template_floor = percent_right(nearest_template(asked, DigitsConfig()), truth)
+digits_config = by_budget(RelationalConfig(steps=6, batch=30), RelationalConfig(steps=500))
+digits_run = watch(
+    train_digits(digits_config, seed=1), "accuracy", floor=template_floor, floor_label="templates"
+)
+reader = make_net(digits_config, digits_run.state)
+
+# %% [markdown]
+# *Percent of held-out perturbed digits named right, live, in half the steps of the stored runs; dotted: the nearest
+# template, which learns nothing and knows how digits are perturbed.*
+#
+# ### The comparison, and its other half
+#
+# `make results` runs both networks over seeds, at the source's perturbation and in the source's thousand steps of 300
+# digits. Both sides had the same search: four learning rates, one seed each, judged on a fifth of the digits to
+# learn from, while the held-out ones stayed untouched. All runs of these figures share the same 360 held-out digits, so
+# that the intervals are those of training; with other digits all bars would move together, by a point.
+
+# %% tags=["A5", "hide-input"]
+TRIED = (5e-4, 1e-3, 2e-3, 4e-3)  # learning rates, for both sides
+SIDES = {"relational": "relational module", "cnn": "the source's CNN"}
+print(
+    "learning rate       ",
+    "".join(f"{rate:>8g}" for rate in TRIED),
+    "  (read right, validation, %)",
+)
+for name, label in SIDES.items():
+    tries = [results.metric("A5", f"try_{name}_{i}", "accuracy")[0] for i in range(len(TRIED))]
+    print(f"{label:20}", "".join(f"{value:8.1f}" for value in tries))
+
+# %% [markdown]
+# Both sides are best at $2 \cdot 10^{-3}$, twice the source's rate: the module with @@97.8 % of the validation digits, the CNN with
+# @@93.1 %. At $4 \cdot 10^{-3}$ the module collapses to one answer, and the CNN does not. <!-- held: tried -->
+
+# %% tags=["A5", "hide-input"]
+NETS = {
+    "relational": "relational",
+    "itself": "the same, no attention",
+    "cnn": "CNN",
+    "cnn_norm": "CNN with a norm",
+    "relational_best": "relational, best rate",
+    "cnn_best": "CNN, best rate",
+}
+COLOUR = dict(zip(NETS, (0, 1, 2, 3, 0, 2), strict=True))
+
+
+def draw_curves(axes: Axes, names: Sequence[str], milliseconds: Sequence[float]) -> None:
+    """Stored curves of held-out accuracy against steps times something, and the floor."""
+    for name, each in zip(names, milliseconds, strict=True):
+        stored = results.curves("A5", name, "accuracy")
+        steps = JUDGE_EVERY * np.arange(1, stored.shape[1] + 1)
+        look = {"color": plots.COLOURS[COLOUR[name]], "linewidth": 1.5}
+        plots.bands(axes, steps * each, stored, NETS[name], **look)
+    axes.axhline(results.metric("A5", "floors", "template").mean(), ls=":", color=plots.INK)
+    axes.set(ylim=(50, 100))
+    axes.legend(fontsize=8, loc="lower right")
+
+
+figure, (by_step, by_time) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+draw_curves(by_step, ("relational", "itself", "cnn", "cnn_norm"), (1, 1, 1, 1))
+cost = {name: results.metric("A5", "cost", name).mean() / 1000 for name in SIDES}
+draw_curves(by_time, ("relational_best", "cnn_best"), tuple(cost.values()))
+by_step.set(
+    xlabel="step", ylabel=f"held-out {digits().name} read (%)", title="at the source's rate"
+)
+by_time.set(xlabel="seconds on one core", title="each at its best rate")
+plt.show()
+
+# %% [markdown]
+# *Accuracy on held-out digits against steps at the rate $10^{-3}$ (left), and against time at $2 \cdot 10^{-3}$ (right);
+# each seed, their mean, and its 95 % interval or their range; dotted: the nearest template. The axis begins at 50 %. Time is steps
+# times the cost of one, perturbing included, measured with the networks in turn on one core.* After a thousand
+# steps the relational module reads @@97.4 %, and the CNN, which has four times its parameters, @@89.3 %. That looks like the source's
+# finding, and is half of the truth. A step of the module costs @@2.8 times a step of the CNN, so in the same time
+# the CNN makes more steps; each at its best rate, the CNN reads @@97.7 % after three thousand, and nothing of the lead is
+# left. And neither of them knows what the templates know, which read @@98.5 %. <!-- held: both_halves -->
+#
+# ### Whose lead is it?
+#
+# Two networks, the same data, and one is ahead after a thousand steps: that does not say why. They differ in their
+# attention, but also in nearly everything else. So change one thing at a time. The module without attention is the decisive
+# one: the same network with all its matrices, in which each node listens to itself alone. The others take the norm from the
+# module and give it to the CNN, change the rate, and give the CNN its time.
+
+# %% tags=["A5", "hide-input"]
+CHANGES = {  # run and metric -> what it is, and its colour
+    ("relational", "accuracy"): ("module", 0),
+    ("itself", "accuracy"): ("module, each node hears itself only", 1),
+    ("flat", "accuracy"): ("itself only, and no pooling", 1),
+    ("no_norm", "accuracy"): ("module without norms", 0),
+    ("cnn", "accuracy"): ("CNN", 2),
+    ("cnn_norm", "accuracy"): ("CNN with a norm", 3),
+    ("relational_best", "accuracy"): ("module, best rate", 0),
+    ("cnn_best", "after_1000"): ("CNN, best rate", 2),
+    ("cnn_norm_best", "accuracy"): ("CNN with a norm, best rate", 3),
+    ("cnn_best", "accuracy"): ("CNN, best rate, 3,000 steps", 2),
+}
+PAIRS = {
+    ("small", "accuracy"): ("small fields, attention", 0),
+    ("small_itself", "accuracy"): ("small fields, itself only", 1),
+    ("printed", "accuracy"): ("the source's module", 0),
+    ("printed_itself", "accuracy"): ("the source's, itself only", 1),
+}
+
+
+def draw_dots(axes: Axes, rows: dict[str, Sequence[tuple[np.ndarray, int]]]) -> None:
+    """Rows of seeds [S] in colours: the mean of each, its 95 % interval or range, and every seed."""
+    for row, groups in enumerate(rows.values()):
+        for number, (seeds, colour) in enumerate(groups):
+            at, spread = row + 0.24 * (number - (len(groups) - 1) / 2), spread_of(seeds)
+            look = {"color": plots.COLOURS[colour]}
+            axes.plot([spread.low, spread.high], [at, at], linewidth=5, alpha=0.3, **look)
+            axes.plot(seeds, [at] * len(seeds), "o", markersize=4, markerfacecolor="none", **look)
+            axes.plot(np.mean(seeds), at, "|", markersize=12, markeredgewidth=2.5, **look)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+figure, both = plt.subplots(1, 2, figsize=(9.8, 3.9), width_ratios=(1.5, 1))
+titles = ("1,000 steps of 300, or as said", "500 steps of 150")
+for axes, chosen, title in zip(both, (CHANGES, PAIRS), titles, strict=True):
+    draw_dots(
+        axes,
+        {label: [(results.metric("A5", *run), colour)] for run, (label, colour) in chosen.items()},
+    )
+    axes.set(xlabel=f"held-out {digits().name} read (%)", title=title)
+both[0].axvline(results.metric("A5", "floors", "template").mean(), ls=":", color=plots.INK)
+plt.show()
+floors = results.runs("A5", "floors")[0]["metrics"]
+print("floors:", ", ".join(f"{name} {value:.1f} %" for name, value in floors.items()))
+
+# %% [markdown]
+# *Left: accuracy at the end of a run; dotted: the nearest template. Right: two pairs with and without attention, after
+# fewer and smaller steps. Mean, interval (or range, of three seeds) and every seed. Printed: what the nearest template,
+# the nearest of 50 perturbed copies, unaligned, and the most frequent digit reach.* Let every node hear only itself, and the
+# module reads @@97.9 %, as much as with attention. So the lead is not attention's. <!-- held: cause -->
+#
+# What is it, then? At a thousand steps the CNN is unfinished, and whatever makes it learn faster closes the gap: one
+# norm before its last layers lifts it from @@89.3 to @@96.2 %, the better rate to @@93.0 %, and three times the steps at that rate to @@97.7 %.
+# The module loses two points without its norms and little or nothing with another rate. These gains overlap and cannot be added up;
+# what they have in common is *speed*. The lead of the module over the source's CNN is a lead in learning
+# speed at a thousand steps, and a part that CNN was not given, the norm, makes most of it. <!-- held: speed -->
+#
+# One objection stands open. A digit is 16 pixels high, and each of our nodes sees $16 \times 16$ of them: it need not ask
+# anybody. So take the eyes from the nodes, with late convolutions of $1 \times 1$, after which they see $8 \times 8$. And
+# take the source's own module, with its 256 nodes that see $13 \times 13$, and its norms. In both pairs attention and
+# listening to oneself end within @@2 points of each other. <!-- held: small_fields --> The largest value of each feature over all
+# nodes seems to be relation enough for digits. [Chapter 05b](ch05b_relational_agents.ipynb) looks for a task that needs more.
+#
+# ### Stronger, and in other ways
+#
+# All networks learned at the source's strength. How do they read digits that are turned, moved or sprinkled more than
+# any they have seen? The templates here know the strength that they are tested at; the networks do not.
 
 # %% tags=["hide-input"]
 STRENGTHS = {  # what is varied, the others at the source's strength -> its values
@@ -1409,34 +1667,84 @@ STRENGTHS = {  # what is varied, the others at the source's strength -> its valu
 
 def strengths(config: DigitsConfig) -> Iterator[tuple[str, DigitsConfig]]:
     """A config for every entry of ``STRENGTHS``, and what is varied in it."""
-    source = {"rotation": 30.0, "shift": 6, "noise": 10}
     for name, values in STRENGTHS.items():
         for value in values:
-            varied = {name: float(value) if name == "rotation" else value}
-            if name == "all":
-                varied = {
-                    k: type(v)(min(value * v, 10 if k == "shift" else 180))
-                    for k, v in source.items()
-                }
-            yield name, replace(config, **{**source, **varied})
+            varied = {name: type(SOURCE[name])(value)} if name != "all" else {
+                "rotation": value * SOURCE["rotation"],
+                "shift": min(int(value * SOURCE["shift"]), 10),
+                "noise": int(value * SOURCE["noise"]),
+            }  # fmt: skip
+            yield name, replace(config, **{**SOURCE, **varied})
 
 
-def accuracy_by_strength(net: nn.Module, config: DigitsConfig, seed: int) -> dict[str, list[float]]:
-    """Accuracy of a trained network at every strength of ``STRENGTHS``: name -> [values]."""
-    found = {name: [] for name in STRENGTHS}
-    for name, varied in strengths(config):
-        found[name].append(accuracy_of(net, *judged_digits(varied, 2, seed)))
-    return found
+# %% tags=["A5", "hide-input"]
+STRONG = {
+    "relational": ("relational", 0),
+    "itself": ("no attention", 1),
+    "flat": ("no attention, no pooling", 4),
+    "cnn_norm": ("CNN with a norm", 3),
+    "cnn_best": ("CNN, best rate, 3,000 steps", 2),
+}
+figure, panels = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
+units = ("rotation, at most (degrees)", "shift, at most (pixels)", "noisy pixels, at least")
+for axes, (what, used), unit in zip(panels, SOURCE.items(), units, strict=True):
+    for name, (label, colour) in STRONG.items():
+        look = {"color": plots.COLOURS[colour], "linewidth": 1.5}
+        plots.bands(axes, STRENGTHS[what], results.curves("A5", name, what), label, **look)
+    floor = results.curves("A5", "floor_by_strength", what)[0]
+    axes.plot(STRENGTHS[what], floor, ":", color=plots.INK, label="nearest template")
+    axes.axvline(used, linewidth=1, linestyle="--", color=plots.INK)
+    axes.set(xlabel=unit, ylim=(0, 101))
+panels[0].set(ylabel=f"held-out {digits().name} read (%)")
+handles = panels[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
+plt.show()
 
+# %% tags=["A5", "hide-input"]
+pictures, sample = {}, digits().images[digits().held[:8]]
+every = [config for what, config in strengths(DigitsConfig()) if what == "all"]
+for number, (times, config) in enumerate(zip(STRENGTHS["all"], every, strict=True)):
+    figure = plt.figure(figsize=(8.5, 3.6), dpi=72)
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
+    varied, rng = {name: getattr(config, name) for name in SOURCE}, torch.Generator().manual_seed(4)
+    draw_pictures(above.subplots(1, 8), perturb(sample, **varied, rng=rng))
+    bars = {
+        label: [(results.curves("A5", name, "all")[:, number], colour)]
+        for name, (label, colour) in STRONG.items()
+    }
+    bars["nearest template"] = [(results.curves("A5", "floor_by_strength", "all")[:, number], 6)]
+    axes = below.subplots()
+    draw_dots(axes, bars)
+    said = f"{config.rotation:g} degrees, {config.shift} pixels, {config.noise} spots"
+    axes.set(xlim=(0, 100), xlabel=f"held-out {digits().name} read (%) at {said}")
+    pictures[f"{times:g}"] = plots.to_png(figure)
+    plt.close(figure)
+show(image_slider(pictures, "times the source's strength", start=2), pictures["1"])
 
-# %%
+# %% [markdown]
+# *Top: accuracy where one kind of perturbation varies and the others stay at the strength of training (dashed). Bottom:
+# all three together, from none to twice that of training, with eight held-out digits at each. From 7 pixels on, shifts push
+# parts of digits off the canvas.* All lose what they have not practised, and the templates, which know, keep most of
+# it. At shifts of up to 10 pixels the module and its copy without attention read @@78 and @@81 %, and the same copy
+# without pooling @@64 %: the maximum over places, which forgets where, is what carries over. The CNNs, which flatten their map as well,
+# read @@65 to @@70 %. Among a hundred noisy pixels the order depends on the seed: the module's lie between
+# @@84 and @@95 %. So the source's "it stays ahead when the perturbation grows" holds for shifts, with attention or
+# without. <!-- held: strength -->
+#
+# ### What it looks at
+#
+# The source praises attention for something else: that we can look at it. Its figure shows, for each place, the largest
+# weight that any node gives it, and the text reads from four pictures that the module attends to corners and crossings
+# and never to noise. We look, first, and then ask.
+
+# %% tags=["hide-input"]
 CENTRES = (
     3  # the first pixel under the first node; each of the 11 x 11 nodes stands over 2 x 2 pixels
 )
 KINDS = ("stroke", "noise", "background")
+MAP_AT = (CENTRES - 0.5, CENTRES + 21.5, CENTRES + 21.5, CENTRES - 0.5)  # its edges on the canvas
 
 
-# %% tags=["hide-input"]
 class Seen(NamedTuple):
     """Perturbed digits. images, clean (the same without noise): [B, 28, 28]. labels: [B]. kinds of node: [B, 121]."""
 
@@ -1463,262 +1771,33 @@ def seen_digits(config: DigitsConfig, numbers: torch.Tensor, seed: int) -> Seen:
     return Seen(scaled, clean, digits().labels[numbers], kinds)
 
 
-# %%
 def attention_to(net: RelationalNet, images: torch.Tensor) -> torch.Tensor:
     """How much each node is listened to, on average over those who listen: [B, N], rows that add up to 1."""
     with torch.no_grad():
         return torch.cat([net.weights(part).mean(1) for part in images.split(100)])
 
 
-def told_by_kind(net: RelationalNet, config: DigitsConfig, seed: int) -> dict[str, float]:
-    """Percent of the attention that strokes, noise and background get, and percent of the nodes that they are."""
-    seen = seen_digits(config, parts_for(config)[1][:400], seed)
-    weights, found = attention_to(net, seen.images), {}
-    for number, kind in enumerate(KINDS):
-        of_kind = seen.kinds == number
-        found[f"attention_{kind}"] = 100 * (weights * of_kind).sum(1).mean().item()
-        found[f"area_{kind}"] = 100 * of_kind.float().mean().item()
-    return found
-
-
-# %%
-def cover(images: torch.Tensor, nodes: torch.Tensor, reach: int = 2) -> torch.Tensor:
-    """Pictures whose pixels around one node each [B] are set to 0, a square of 2 + 2 * reach pixels."""
-    rows, columns = CENTRES + 2 * (nodes // 11), CENTRES + 2 * (nodes % 11)
-    line = torch.arange(CANVAS)
-    inside = lambda first: (line >= first[:, None] - reach) & (line < first[:, None] + 2 + reach)
-    return images * ~(inside(rows)[:, :, None] & inside(columns)[:, None, :])
-
-
-def covering(net: RelationalNet, config: DigitsConfig, seed: int) -> dict[str, float]:
-    """What a covered patch does to the logits (mean distance) and to the answer (percent changed), patch by patch."""
-    seen = seen_digits(config, parts_for(config)[1][:400], seed)
-    rng = torch.Generator().manual_seed(seed)
-    weights = attention_to(net, seen.images)
-    draw = lambda allowed: torch.multinomial(allowed.float() + 1e-9, 1, generator=rng)[:, 0]
-    patches = {
-        "most": weights.argmax(1),
-        "ink": F.avg_pool2d(seen.clean[:, None, 1:27, 1:27], 6, 2).flatten(1).argmax(1),
-        "stroke": draw(seen.kinds == 0),
-        "random": draw(torch.ones_like(weights)),
-        "least": torch.where(seen.kinds == 0, weights, 1.0).argmin(1),
-    }
-    found = {}
-    with torch.no_grad():
-        before = net(seen.images)
-        for name, nodes in patches.items():
-            after = net(cover(seen.images, nodes))
-            found[f"moved_{name}"] = (after - before).norm(dim=1).mean().item()
-            found[f"changed_{name}"] = (
-                100 * (after.argmax(1) != before.argmax(1)).float().mean().item()
-            )
-    return found
-
-
-# %% tags=["A5"]
-digits_config = by_budget(DigitsConfig(steps=6, batch=30), DigitsConfig(steps=500))
-digits_run = watch(
-    train_digits(digits_config, seed=1), "accuracy", floor=85, floor_label="nearest neighbour"
-)
-reader = make_net(digits_config, digits_run.state)
-
-# %% [markdown]
-# *Percent of held-out perturbed digits named right, live, in half the steps of the stored runs; dotted: the
-# nearest of 50 perturbed copies of each digit to learn from, which needs no learning.*
-#
-# ### The comparison, and its other half
-#
-# `make results` runs both networks over seeds, at the source's perturbation and in the source's thousand steps of 300
-# digits. A step of the relational module costs more than one of the CNN, so another curve gives the CNN three
-# times the steps, and the right figure has seconds for its axis. Both sides had the same search: three learning rates, one
-# seed each, judged on a fifth of the digits to learn from while the held-out ones stayed untouched; the table
-# prints it. The figures use the source's rate, $10^{-3}$, for both; the longer CNN has its best one.
-
 # %% tags=["A5", "hide-input"]
-print(
-    "learning rate       "
-    + "".join(f"{rate:>8g}" for rate in TRIED)
-    + "   (read right, validation, %)"
-)
-for name in ("relational", "cnn"):
-    found = [
-        results.metric("A5", f"try_{name}_{number}", "accuracy")[0] for number in range(len(TRIED))
-    ]
-    print(f"{name:20}" + "".join(f"{value:8.1f}" for value in found))
-
-# %% [markdown]
-# Each at its best rate, the module reads 97.0 % of the validation digits and the CNN 93.0 %. <!-- held: tried -->
-
-# %% tags=["A5", "hide-input"]
-NETS = {
-    "relational": "relational",
-    "itself": "the same, no attention",
-    "cnn": "CNN",
-    "cnn_long": "CNN, best rate, longer",
-}
-figure, (by_step, by_time) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
-cost = {name: results.metric("A5", "cost", name).mean() for name in ("relational", "itself", "cnn")}
-for number, (name, label) in enumerate(NETS.items()):
-    stored = results.curves("A5", name, "accuracy")
-    steps = JUDGE_EVERY * np.arange(1, stored.shape[1] + 1)
-    look = {"color": plots.COLOURS[number], "linewidth": 1.5}
-    if name != "cnn_long":
-        plots.bands(by_step, steps, stored, label, **look)
-    if name != "cnn":
-        seconds = steps * cost[name.removesuffix("_long")] / 1000
-        plots.bands(by_time, seconds, stored, label, **look)
-for axes, label in ((by_step, "step"), (by_time, "seconds on one core")):
-    floor = results.metric("A5", "floors", "nearest").mean()
-    axes.axhline(floor, linestyle=":", color=plots.INK)
-    axes.set(xlabel=label, ylim=(0, 100))
-by_step.set(ylabel="held-out digits read (%)")
-by_step.legend(fontsize=8, loc="lower right")
-by_time.legend(fontsize=8, loc="lower right")
-plt.show()
-
-# %% [markdown]
-# *Accuracy on held-out digits against steps (left) and against time (right): each seed, their mean, and its 95 %
-# interval; dotted: the nearest neighbour among 50 perturbed copies of each digit. Time is steps times the cost of one, measured with the networks in turn on one
-# core.* After a thousand
-# steps the relational module reads 97 %, and the CNN, which has four times its parameters, 89 %. That is the source's
-# finding, and half of the truth. A step of the module costs 3 times a step of the CNN (one of the source's module, with its
-# 256 nodes, 9 times), so in the same time the CNN makes three times the steps. With those, and with the best of
-# the rates tried, it reads 98 %: nothing of the lead is left. And the floor is high: the nearest of 50 perturbed copies of each digit, which
-# learns nothing, reads 85 %. <!-- held: both_halves -->
-#
-# ### Whose lead is it?
-#
-# Twice the same data, two networks, and one wins: that does not say why. They differ in their attention, but also in
-# nearly everything else. So take out one part at a time and leave the rest as it is. `itself` and `uniform` are the
-# decisive ones: the same network with all its matrices, in which each node listens only to itself, or to all alike.
-
-# %% tags=["A5", "hide-input"]
-PARTS = {
-    "relational": "relational module",
-    "itself": "each node hears itself only",
-    "uniform": "each node hears all alike",
-    "no_places": "no coordinates",
-    "no_norm": "no normalisation",
-    "mean": "mean over nodes, not maximum",
-    "flat": "itself only, and no pooling",
-    "cnn": "the CNN",
-    "cnn_max": "the CNN with a maximum",
-    "cnn_norm": "the CNN with a normalisation",
-}
-figure, axes = plt.subplots(figsize=(8, 3.9))
-plots.bars(axes, {label: results.metric("A5", name, "accuracy") for name, label in PARTS.items()})
-axes.set(xlabel="held-out digits read after 1,000 steps (%)", xlim=(70, 100))
-plt.show()
-floors = {
-    name: results.metric("A5", "floors", name).mean()
-    for name in ("majority", "nearest", "logistic")
-}
-print("floors:", ", ".join(f"{name} {value:.0f} %" for name, value in floors.items()))
-
-# %% [markdown]
-# *Accuracy at the end of a run: mean, interval (or range, of three seeds) and every seed. Printed: what the most frequent
-# digit, the nearest of 50 perturbed copies of each digit, and logistic regression reach.* Let every node hear
-# only itself, and the module reads 98 %, as much as with attention, for two thirds of the work; let it hear all alike, and
-# it reads 96 %. Attention is not what beats the CNN. What is? Taken out of the module, no other part makes the difference:
-# without pooling it reads 95 %, without normalisation 95 %, and with a mean for the maximum 99 %, the most of all. Put into
-# the CNN, a maximum changes nothing (89 %). But one normalisation, over the channels of each place before its last
-# layers, lifts the CNN to 96 %. Most of the lead over the source's CNN is over a network that was given no
-# normalisation. The relational module is a good reader of perturbed digits, and digits are no task that needs relations
-# between distant places; [chapter 05b](ch05b_relational_agents.ipynb) looks for one. <!-- held: cause -->
-#
-# ### Stronger, and in other ways
-#
-# All networks learned at the source's strength. How do they read digits that are turned, moved or sprinkled more than
-# any they have seen?
-
-# %% tags=["A5", "hide-input"]
-figure, panels = plt.subplots(1, 3, figsize=(9.5, 3.3), sharey=True)
-labels = {
-    "rotation": "rotation, at most (degrees)",
-    "shift": "shift, at most (pixels)",
-    "noise": "noisy pixels, at least",
-}
-used = {"rotation": 30, "shift": 6, "noise": 10}
-for axes, (what, label) in zip(panels, labels.items(), strict=True):
-    for number, name in enumerate(("relational", "itself", "cnn", "cnn_long")):
-        stored = results.curves("A5", name, what)
-        plots.bands(
-            axes, STRENGTHS[what], stored, NETS[name], color=plots.COLOURS[number], linewidth=1.5
-        )
-    axes.axvline(used[what], linestyle=":", color=plots.INK)
-    axes.set(xlabel=label, ylim=(0, 100))
-panels[0].set(ylabel="held-out digits read (%)")
-figure.legend(
-    *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
-)
-plt.show()
-
-# %% tags=["A5", "hide-input"]
-pictures, sample = {}, digits().held[:8]
-for number, times in enumerate(STRENGTHS["all"]):
-    figure, axes = plt.subplots(2, 8, figsize=(8.5, 3.4), dpi=72, height_ratios=(1, 1.1))
-    rng, seen = torch.Generator().manual_seed(4), digits().images[sample]
-    shown = perturb(seen, 30 * times, min(round(6 * times), 10), int(10 * times), rng)
-    for one, image in zip(axes[0], shown, strict=True):
-        one.imshow(1 - image, cmap="gray", vmin=0, vmax=1)
-        one.set(xticks=[], yticks=[])
-        one.grid(False)
-    for one in axes[1]:
-        one.remove()
-    below = figure.add_subplot(2, 1, 2)
-    ends = {NETS[name]: results.curves("A5", name, "all")[:, number] for name in NETS}
-    plots.bars(below, ends)
-    below.set(xlim=(0, 100), xlabel="held-out digits read (%)")
-    pictures[f"{times:g}"] = plots.to_png(figure)
-    plt.close(figure)
-show(image_slider(pictures, "times the source's strength", start=2), pictures["1"])
-
-# %% [markdown]
-# *Top: accuracy where one kind of perturbation varies and the others stay at the strength of training (dotted). Bottom:
-# all three together, from none to twice that of training, with eight held-out digits at each.* All lose what
-# they have not practised. At turns of up to 90 degrees the two modules and the CNN are not far apart (61, 60 and 54 %); at shifts of up to 10 pixels
-# the module and its copy without attention keep 78 and 82 %, the CNN 57 %; among a hundred noisy pixels they keep 95 and 95 %,
-# and the CNN 76 %. So the source's "it stays ahead when the perturbation grows" holds, for shifts and for noise, with attention
-# or without. The CNN that had its best rate and three times the steps is close behind among noise (92 %) and at turns (65 %), and
-# behind at shifts (68 %), where a flattened map has weights for each place. <!-- held: strength -->
-#
-# ### What it looks at
-#
-# The source praises attention for something else: that we can look at it. Its figure shows, for each place, the largest
-# weight that any node gives it, and the text reads from four pictures that the module attends to corners and crossings
-# and never to noise. We look, first, and then ask.
-
-# %% tags=["A5", "hide-input"]
-watched = seen_digits(digits_config, digits().held[:6], seed=3)
-with torch.no_grad():
-    weights = reader.weights(watched.images)  # [B, 121, 121]
-    said = reader(watched.images).argmax(1)
-NODES_AT = (
-    CENTRES - 0.5,
-    CENTRES + 21.5,
-    CENTRES + 21.5,
-    CENTRES - 0.5,
-)  # where the map lies on the canvas
-
-
 def draw_attention(
     axes: Axes, image: torch.Tensor, heard: torch.Tensor | None, title: str = ""
 ) -> None:
     """A digit [28, 28], and over it how much each of 121 nodes is listened to, in orange."""
     axes.imshow(1 - image, cmap="gray", vmin=0, vmax=1)
     if heard is not None:
-        strength = (heard / heard.max()).view(11, 11).numpy()
         colour = np.array([0.84, 0.37, 0.0, 0.0]) * np.ones((11, 11, 1))
-        colour[..., 3] = 0.85 * strength
-        axes.imshow(colour, extent=NODES_AT, interpolation="nearest")
+        colour[..., 3] = 0.85 * (heard / heard.max()).view(11, 11).numpy()
+        axes.imshow(colour, extent=MAP_AT, interpolation="nearest")
     axes.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5), xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
     axes.grid(False)
 
 
+watched = seen_digits(digits_config, digits().held[:6], seed=3)
+with torch.no_grad():
+    attention, called = reader.weights(watched.images), reader(watched.images).argmax(1)
 figure, rows = plt.subplots(3, 6, figsize=(9, 4.9))
-for column, (image, matrix) in enumerate(zip(watched.images, weights, strict=True)):
-    draw_attention(rows[0, column], image, None, f"read as {said[column]}")
+for column, (image, matrix) in enumerate(zip(watched.images, attention, strict=True)):
+    draw_attention(rows[0, column], image, None, f"read as {called[column]}")
     draw_attention(rows[1, column], image, matrix.amax(0))
     draw_attention(rows[2, column], image, matrix.mean(0))
 for row, label in zip(rows, ("seen", "largest weight", "mean weight"), strict=True):
@@ -1731,98 +1810,110 @@ plt.show()
 #
 # An average hides who listens. Below the query walks along a digit, and each picture is one row of the matrix.
 
-# %% tags=["A5"]
+# %% tags=["A5", "hide-input"]
 one = int((watched.kinds == 0).sum(1).argmax())  # the digit with most strokes
-path = [int(n) for n in watched.kinds[one].eq(0).nonzero()[:, 0]][::2]
+path = [int(node) for node in watched.kinds[one].eq(0).nonzero()[:, 0]][::2]
+path += [int(node) for node in watched.kinds[one].eq(1).nonzero()[:1, 0]] + [0]  # noise; a corner
 frames = []
-for node in [
-    *path,
-    int(watched.kinds[one].eq(1).nonzero()[0]),
-    0,
-]:  # then a noisy node, and an empty one
+for node in path:
     figure, axes = plt.subplots(figsize=(3.2, 3.3), dpi=80)
-    draw_attention(axes, watched.images[one], weights[one, node], f"what node {node} listens to")
+    draw_attention(axes, watched.images[one], attention[one, node], f"what node {node} listens to")
     corner = (CENTRES - 0.5 + 2 * (node % 11), CENTRES - 0.5 + 2 * (node // 11))
-    axes.add_patch(
-        plt.Rectangle(corner, 2, 2, facecolor="none", edgecolor=plots.COLOURS[0], linewidth=2)
-    )
+    edge = {"facecolor": "none", "edgecolor": plots.COLOURS[0], "linewidth": 2}
+    axes.add_patch(plt.Rectangle(corner, 2, 2, **edge))
     frames.append(plots.to_png(figure))
     plt.close(figure)
 show(scrubber(frames, "query", start=2, interval=500), frames[2])
 
 # %% [markdown]
 # *Blue: the node that asks. Orange: how much it listens to each of the others. It walks along the strokes; the last two
-# pictures ask from a noisy pixel and from an empty corner.*
+# pictures ask from a noisy pixel and from an empty corner. The rows resemble each other.* In the stored modules a row
+# differs from the mean row of its picture in @@0.2 of its weight. Yet who asks does matter: give every node the mean row, and
+# @@38 % of the answers change. <!-- held: rows -->
 
 # %% tags=["A5", "hide-input"]
 turns = torch.linspace(-60, 60, by_budget(6, 48))
 walk = torch.stack([6 * torch.sin(turns / 20), 6 * torch.cos(turns / 15)], -1).round().long()
 moving = warp(digits().images[digits().held[:1]].expand(len(turns), -1, -1), turns, walk)
 moving = add_spots(moving, 10, torch.Generator().manual_seed(5))
-heard = attention_to(reader, moving).view(-1, 1, 11, 11)
-overlay = F.pad(
-    F.interpolate(heard / heard.amax((2, 3), keepdim=True), scale_factor=2), (3, 3, 3, 3)
-)
+listened = attention_to(reader, moving).view(-1, 1, 11, 11)
+listened = F.interpolate(listened / listened.amax((2, 3), keepdim=True), scale_factor=2)
+overlay = 0.8 * F.pad(listened, (3, 3, 3, 3))[:, 0, ..., None]
 left = (255 * (1 - moving)).to(torch.uint8)[..., None].expand(-1, -1, -1, 3)
-tint = torch.tensor([213.0, 94.0, 0.0])
-right = (left * (1 - 0.8 * overlay[:, 0, ..., None]) + 0.8 * overlay[:, 0, ..., None] * tint).to(
-    torch.uint8
-)
-frames = torch.cat([left, right], 2).repeat_interleave(8, 1).repeat_interleave(8, 2).numpy()
-with torch.no_grad():
-    share = (reader(moving).argmax(1) == digits().labels[digits().held[0]]).float().mean()
+right = (left * (1 - overlay) + overlay * torch.tensor([213.0, 94.0, 0.0])).to(torch.uint8)
+film = torch.cat([left, right], 2).repeat_interleave(8, 1).repeat_interleave(8, 2).numpy()
+share = accuracy_of(reader, moving, digits().labels[digits().held[:1]].expand(len(moving)))
 show_clip(
-    list(frames),
+    list(film),
     8,
-    f"A held-out digit turns and wanders; right, whom the nodes listen to. Read right in {share:.0%} of frames.",
+    f"A held-out digit turns and wanders; right, whom the nodes listen to. Read right in {share:.0f} % of frames.",
 )
 
 # %% [markdown]
-# Now the questions. How is attention shared out, compared with the area? And if it marks what matters, then covering the
-# patch that is listened to most should do more to the answer than covering a patch somewhere on the digit.
+# Now the questions. How is attention shared out, compared with the area, and compared with a module that has learned
+# nothing? And if it marks what matters, then covering the patch that is listened to most should do more to the answer than
+# covering a patch somewhere on the digit; and to a network without attention, covering the same patch should do less.
 
 # %% tags=["A5", "hide-input"]
-figure, (shares, covered) = plt.subplots(1, 2, figsize=(9.5, 3.0))
-told = {
-    f"{kind}: {what}": results.metric("A5", "relational", f"{what}_{kind}")
-    for kind in KINDS
-    for what in ("attention", "area")
-}
-plots.bars(shares, told)
-shares.set(xlabel="% of the attention, and of the nodes")
 COVERED = {
     "most": "listened to most", "ink": "most ink under it", "stroke": "any stroke", "least": "stroke, listened to least",
     "random": "anywhere",
 }  # fmt: skip
-plots.bars(
-    covered,
-    {
-        label: results.metric("A5", "relational", f"changed_{name}")
-        for name, label in COVERED.items()
-    },
+figure, both = plt.subplots(1, 2, figsize=(9.8, 3.6))
+look = lambda what, name: results.metric("A5", "looks", f"{what}_{name}")
+kinds = (
+    {"attention": ("trained", 0), "fresh": ("untrained", 1), "area": ("share of the nodes", 6)},
+    {kind: kind for kind in KINDS},
 )
-covered.set(xlabel="answers changed by a covered patch (%)")
+patches = ({"changed": ("with attention", 0), "alone": ("same patch, no attention", 1)}, COVERED)
+for axes, (whose, rows) in zip(both, (kinds, patches), strict=True):
+    draw_dots(
+        axes,
+        {
+            label: [(look(what, name), colour) for what, (_, colour) in whose.items()]
+            for name, label in rows.items()
+        },
+    )
+    for label, colour in whose.values():
+        axes.plot(
+            [],
+            [],
+            "|",
+            markersize=10,
+            markeredgewidth=2.5,
+            color=plots.COLOURS[colour],
+            label=label,
+        )
+    axes.legend(fontsize=8, loc="lower right")
+    axes.set_xlim(0, 100)
+both[0].set(xlabel="% of the attention, and of the nodes")
+both[1].set(xlabel="answers changed by a covered patch (%)")
 plt.show()
 
 # %% [markdown]
-# *Left: the share of all attention that strokes, noisy pixels beside them and background get, each above its share of
-# the nodes. Right: how many answers change when a patch of 6 × 6 pixels is covered. Five seeds.* Strokes are 28 % of
-# the nodes and get 84 % of the attention; noisy pixels are 5 % of the nodes and get 1 %. So the source saw rightly: this
-# module has learned to overlook noise. Covering the patch that is listened to most changes 77 % of the answers; covering one
-# anywhere on a stroke 53 %, the stroke that is listened to least 21 %, and a patch anywhere 17 %. So attention does point at
-# what matters. But the patch with most ink under it does as much (84 %), and that needs no attention to find; nor does the
-# network need to attend in order to read, see above. <!-- held: looks -->
+# *Left: the share of all attention that strokes, noisy pixels beside them and background get, in trained and untrained
+# modules, beside their share of the nodes (a node stands over 2 × 2 pixels and sees 16 × 16 around). Right: how many answers
+# change when a patch of 6 × 6 pixels is covered, in the module and, the same patch, in the network without attention. Five
+# seeds.* An untrained module shares out its attention by area. A trained one gives strokes, @@28 % of the
+# nodes, @@84 %, and noisy pixels no more than empty paper of the same size. So the source saw rightly: the
+# module has *learned* to overlook noise. <!-- held: overlooks -->
+#
+# Does it point at what matters? Covering the patch that is listened to most changes @@77 % of the answers, covering
+# one anywhere on a stroke @@53 %. But the patch with most ink under it does @@as much (84 %), and needs no attention to be found. And
+# the network *without* attention is hit by the very same patches: @@70 % of its answers change where its twin looked
+# most. Attention points at ink, and ink is what matters. <!-- held: looks -->
 
 # %% [markdown]
 # Train it your own way, on other perturbations (a step takes a fifth of a second):
 
 # %% tags=["A5"]
+preview = live_curve(digits_run, "accuracy", template_floor, floor_label="templates")
 digits_panel = panel(
     train_digits,
     replace(digits_config, steps=by_budget(2, 200)),
     metric="accuracy",
-    floor=85,
-    preview=plots.to_png(live_curve(digits_run, "accuracy", 85, floor_label="nearest neighbour")),
+    floor=template_floor,
+    preview=plots.to_png(preview),
 )
 
 # %% [markdown]
@@ -1898,7 +1989,7 @@ plt.show()
 # fresh scales are all 1, so that a test of the untrained network passes.
 
 # %%
-bug_config = by_budget(DigitsConfig(steps=2, batch=10), DigitsConfig(steps=30, batch=100))
+bug_config = by_budget(RelationalConfig(steps=2, batch=10), RelationalConfig(steps=30, batch=100))
 order = torch.randperm(121, generator=torch.Generator().manual_seed(0))
 permute = lambda nodes: nodes[:, order]
 for label, norm in (("over a node", "node"), ("over the picture", "picture")):
@@ -1935,7 +2026,7 @@ for count in (2, 1):
 #
 # - A CNN is called invariant to shifts. Its convolutions are equivariant, and what follows decides: a flattened map has
 #   weights for each place.
-# - 94.6 against 87.8 % is one run each, judged on 500 digits (give or take two points), with no run without attention
+# - 94.6 against 87.8 % is one run each, judged on 500 digits (give or take three points), with no run without attention
 #   beside them, and the credit goes to "long-distance relations".
 # - Attention "is not assigned to noise", says the text of four pictures. It can be counted; above it is.
 # - The softmax is said to go over "dimension 1, counted from 0"; it has to be the last, and in the listing it is.
@@ -2069,7 +2160,9 @@ axes.set(
 )
 axes.grid(False)
 plt.show()
-# A 0 and an 8 look the same upside down, a 6 and a 9 become each other; what a 1, 2, 5 or 7 becomes depends on the hand.
+called = {digit: int(table[digit].argmax()) for digit in range(10)}
+print("most often called:", ", ".join(f"{digit} a {answer}" for digit, answer in called.items()))
+# A 0 looks the same upside down. Half a turn would make a 9 of a 6, but the module has never seen one: compare its answer.
 
 # %% [markdown]
 # ## Summary
@@ -2078,12 +2171,11 @@ plt.show()
 #   it is attention. Scaled dot-product attention with the right keys *is* a Gaussian kernel.
 # - `einsum` sums over the letters that the output does not name. All of this chapter's expressions are held to loops.
 # - Attention is message passing on a graph that it draws itself. Without coordinates it is equivariant under all
-#   permutations; convolution is so under shifts; neither is under turns.
-# - Hard attention is an action, and REINFORCE can learn it; soft attention has a gradient and learns sooner, at
-#   the price of processing everything.
-# - On perturbed digits the relational module beats a CNN with four times its parameters, and so does the same module
-#   with its attention taken out; a single normalisation gives the CNN most of it back. What a figure of a win does not
-#   show, the run without the credited part does.
+#   permutations, quarter turns among them; convolution is so under shifts only. <!-- held: symmetries -->
+# - Hard attention is an action, and REINFORCE can learn it; soft attention has a gradient and learns sooner.
+# - On perturbed digits the relational module is ahead of a CNN with four times its parameters after a thousand steps, and
+#   so is the same module with its attention taken out; a norm, a better rate or more steps bring the CNN up, and nearest
+#   templates that know the perturbation read as well without learning. What a figure of a win does not show, the run without the credited part does. <!-- held: cause -->
 #
 # In the [second half](ch05b_relational_agents.ipynb) attention gets more heads, and an agent a key to fetch.
 #
@@ -2112,90 +2204,175 @@ def measure_looking(config: LookConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
+def accuracy_by_strength(answer: Callable, config: DigitsConfig, seed: int) -> dict[str, list]:
+    """Percent right at every strength of ``STRENGTHS``; answer: (pictures, config) -> labels. Name -> [values]."""
+    found = {name: [] for name in STRENGTHS}
+    for name, varied in strengths(config):
+        images, truth = judged_digits(varied, 2, seed)
+        found[name].append(percent_right(answer(images, varied), truth))
+    return found
+
+
+# %% tags=["hide-input"]
+MARK = 1000  # the source's number of steps
+
+
 def measure_digits(config: DigitsConfig, seed: int) -> Measured:
-    """Accuracy along a run and at its end, on ten perturbed copies of each held-out digit, and the time it took."""
-    run = list(train_digits(config, seed))
-    net, judge = make_net(config, run[-1].state()), spread((PERTURBING, seed, 1), 1)[0]
-    curves = {name: [p.metrics[name] for p in run] for name in ("accuracy", "seconds")}
-    found = {"accuracy": accuracy_of(net, *judged_digits(config, 10, judge))}
-    found |= {"parameters": parameters(net), "step_ms": 1000 * curves["seconds"][-1] / config.steps}
-    if config.judged_on == "held out":
-        curves |= accuracy_by_strength(net, config, judge)
-    if config.listens == "attention" and config.model == "relational" and config.trunk == "halved":
-        found |= told_by_kind(net, config, judge) | covering(net, config, judge)
-    return Measured(found, curves=curves)
+    """Percent right on ten perturbed copies of each held-out digit, at the end and after 1,000 steps; curves; the net."""
+    judge, found, curve = spread((PERTURBING, seed, 1), 1)[0], {}, []
+    judged = judged_digits(config, 10, judge)
+    for progress in train_digits(config, seed):
+        curve.append(progress.metrics["accuracy"])
+        for name, step in (("after_1000", MARK), ("accuracy", config.steps)):
+            if progress.step == step:
+                net = make_net(config, progress.state())
+                found[name] = accuracy_of(net, *judged)
+    found["parameters"], curves, state = parameters(net), {"accuracy": curve}, None
+    if config.judged_on == "held out" and config.steps >= MARK:
+        answer = lambda images, _: torch.cat([net(part).argmax(1) for part in images.split(300)])
+        with torch.no_grad():
+            curves |= accuracy_by_strength(answer, config, judge)
+        if (
+            type(config) is RelationalConfig
+            and replace(config, listens="attention") == RelationalConfig()
+        ):
+            state = {"net": net.state_dict()}  # looked at below
+    return Measured(found, curves=curves, state=state)
 
 
 # %% tags=["hide-input"]
 def measure_floors(config: DigitsConfig, seed: int) -> Measured:
-    """What pixels alone tell, from 50 perturbed copies of each digit (logistic regression: 10): percent of the held-out."""
+    """What needs no learning, percent of held-out digits: nearest template, nearest unaligned copy, most frequent digit."""
     learn_seed, judge = spread((PERTURBING, seed, 2), 2)[0], spread((PERTURBING, seed, 1), 1)[0]
-    rng, learned_from = (
-        torch.Generator().manual_seed(learn_seed),
-        parts_for(config)[0][:1500].repeat(50),
-    )
-    seen = perturb(
-        digits().images[learned_from], config.rotation, config.shift, config.noise, rng
-    ).flatten(1)
-    held, truth = judged_digits(config, 2, judge)
-    learners = {
-        "logistic": (LogisticRegression(max_iter=100, tol=1e-3), len(seen) // 5),
-        "nearest": (KNeighborsClassifier(1), len(seen)),
-    }
-    found = {}
-    for name, (learner, count) in learners.items():
-        learner.fit(seen[:count].numpy(), digits().labels[learned_from[:count]].numpy())
-        said = torch.as_tensor(learner.predict(held.flatten(1).numpy()))
-        found[name] = 100 * (said == truth).float().mean().item()
+    rng, known = torch.Generator().manual_seed(learn_seed), parts_for(config)[0][:1500].repeat(50)
+    copies = perturb(digits().images[known], config.rotation, config.shift, config.noise, rng)
+    held, truth = judged_digits(config, 1, judge)
+    learner = KNeighborsClassifier(1).fit(copies.flatten(1).numpy(), digits().labels[known].numpy())
+    unaligned = torch.as_tensor(learner.predict(held.flatten(1).numpy()))
+    found = {"template": percent_right(nearest_template(held, config), truth)}
+    found["unaligned"] = percent_right(unaligned, truth)
     found["majority"] = 100 * truth.bincount().max().item() / len(truth)
     return Measured(found)
 
 
+def measure_floor_by_strength(config: DigitsConfig, seed: int) -> Measured:
+    """Percent right of the nearest template at every strength, which it knows, on half of the digits to judge by."""
+    judge = spread((PERTURBING, seed, 1), 1)[0]
+    found = {name: [] for name in STRENGTHS}
+    for name, varied in strengths(config):
+        images, truth = (part[: len(part) // 2] for part in judged_digits(varied, 1, judge))
+        found[name].append(percent_right(nearest_template(images, varied), truth))
+    return Measured({"digits": len(truth)}, curves=found)
+
+
 # %% tags=["hide-input"]
 def measure_cost(config: DigitsConfig, seed: int) -> Measured:
-    """Milliseconds of an update, the networks in turn, the fastest of ``steps`` rounds; and of attention alone."""
+    """Milliseconds of an update, perturbing included, the networks in turn: the fastest of ``steps`` rounds."""
     torch.manual_seed(seed)
-    images, labels = torch.rand(config.batch, CANVAS, CANVAS), torch.randint(10, (config.batch,))
-    rivals = {
-        "cnn": CNN,
-        "relational": config,
-        "itself": replace(config, listens="itself"),
-        "printed": PRINTED,
-    }
-    nets = {name: make_net(rival) for name, rival in rivals.items()}
-    jobs = {
-        name: lambda net=net: F.cross_entropy(net(images), labels) for name, net in nets.items()
-    }
-    qkv = [torch.randn(config.batch, 1, 121, NODE, requires_grad=True) for _ in range(3)]
-    jobs |= {
-        "attend": lambda: attend(*qkv)[0].sum(),
-        "fused": lambda: F.scaled_dot_product_attention(*qkv).sum(),
-    }
-    took = {name: [] for name in jobs}
-    for _, (name, job) in itertools.product(range(config.steps), jobs.items()):
+    rng, nets = torch.Generator().manual_seed(seed), {}
+    for name in ("cnn", "relational", "itself", "printed"):
+        net = make_net(replace(READERS[name], batch=config.batch))
+        nets[name] = (net, torch.optim.Adam(net.parameters()), [])
+    for _, (net, optimiser, took) in itertools.product(range(config.steps), nets.values()):
         began = time.perf_counter()
-        job().backward()
-        took[name].append(1000 * (time.perf_counter() - began))
-    found = {name: min(times) for name, times in took.items()}
-    ratios = {
-        f"{name}_to_cnn": found[name] / found["cnn"] for name in ("relational", "itself", "printed")
+        digits_update(net, optimiser, config, rng)
+        took.append(1000 * (time.perf_counter() - began))
+    found = {name: min(took) for name, (_, _, took) in nets.items()}
+    ratios = {f"{name}_to_cnn": found[name] / found["cnn"] for name in found if name != "cnn"}
+    return Measured(found | ratios)
+
+
+# %% tags=["hide-input"]
+def given(weights: torch.Tensor, kinds: torch.Tensor) -> dict[str, float]:
+    """Percent of something [B, N], rows that add up to 1, that goes to strokes, noise and background."""
+    shares = ((weights * (kinds == i)).sum(1).mean().item() for i in range(len(KINDS)))
+    return dict(zip(KINDS, (100 * share for share in shares), strict=True))
+
+
+def patches_of(seen: Seen, weights: torch.Tensor, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """A node of each picture to cover, for every rule of ``COVERED``: [B] each. weights: who is listened to [B, N]."""
+    draw = lambda allowed: torch.multinomial(allowed.float() + 1e-9, 1, generator=rng)[:, 0]
+    stroke = seen.kinds == 0
+    return {
+        "most": weights.argmax(1),
+        "ink": F.avg_pool2d(seen.clean[:, None, 1:27, 1:27], 6, 2).flatten(1).argmax(1),
+        "stroke": draw(stroke),
+        "least": torch.where(stroke, weights, 1.0).argmin(1),
+        "random": draw(torch.ones_like(weights)),
     }
-    return Measured(found | ratios | {"fused_gain": found["attend"] / found["fused"]})
+
+
+def cover(images: torch.Tensor, nodes: torch.Tensor, reach: int = 2) -> torch.Tensor:
+    """Pictures whose pixels around one node each [B] are set to 0, a square of 2 + 2 * reach pixels."""
+    rows, columns = CENTRES + 2 * (nodes // 11), CENTRES + 2 * (nodes % 11)
+    line = torch.arange(CANVAS)
+    inside = lambda first: (line >= first[:, None] - reach) & (line < first[:, None] + 2 + reach)
+    return images * ~(inside(rows)[:, :, None] & inside(columns)[:, None, :])
+
+
+# %% tags=["hide-input"]
+def changed(net: nn.Module, images: torch.Tensor, others: torch.Tensor) -> float:
+    """Percent of answers that differ between pictures and other pictures."""
+    with torch.no_grad():
+        return 100 * (net(images).argmax(1) != net(others).argmax(1)).float().mean().item()
+
+
+def rows_alike(net: RelationalNet, images: torch.Tensor) -> dict[str, float]:
+    """How far a node's weights are from their picture's mean row, and how many answers change if all get that row."""
+    with torch.no_grad():
+        nodes, weights = net.nodes(images), net.weights(images)  # [B, N, 32], [B, N, N]
+        mean = weights.mean(1, keepdim=True)
+        told = (mean @ net.project(nodes)[2]).expand(-1, weights.shape[1], -1)
+        differ = net.read(told).argmax(1) != net(images).argmax(1)
+    apart = 0.5 * (weights - mean).abs().sum(-1).mean().item()  # total variation
+    return {"row_from_mean": apart, "changed_by_mean_row": 100 * differ.float().mean().item()}
+
+
+def stored_reader(name: str, seed: int) -> nn.Module:
+    """A network of row A5 with the weights that `make results` stored."""
+    path = results.run_path("A5", name, seed).with_suffix(".safetensors")
+    return make_net(READERS[name], load_checkpoint(path)["state"])
+
+
+def measure_looks(config: RelationalConfig, seed: int) -> Measured:
+    """What stored modules listen to, beside an untrained one; covered patches, for them and for those without attention."""
+    judge, nets = spread((PERTURBING, seed, 1), 1)[0], {}
+    torch.manual_seed(seed)
+    nets["fresh"], nets["attention"] = make_net(config), stored_reader("relational", seed)
+    seen = seen_digits(config, parts_for(config)[1][:400], judge)
+    area = torch.full(seen.kinds.shape, 1 / seen.kinds.shape[1])
+    found = {f"area_{kind}": share for kind, share in given(area, seen.kinds).items()}
+    for name, net in nets.items():
+        shares = given(attention_to(net, seen.images), seen.kinds)
+        found |= {f"{name}_{kind}": share for kind, share in shares.items()}
+    net, alone = nets["attention"], stored_reader("itself", seed)
+    rng, weights = torch.Generator().manual_seed(judge), attention_to(net, seen.images)
+    for name, nodes in patches_of(seen, weights, rng).items():
+        covered = cover(seen.images, nodes)
+        found[f"changed_{name}"] = changed(net, seen.images, covered)
+        found[f"alone_{name}"] = changed(alone, seen.images, covered)
+    return Measured(found | rows_alike(net, seen.images))
 
 
 # %% tags=["hide-input"]
 TEN, FIVE, THREE = tuple(range(1, 11)), (1, 2, 3, 4, 5), (1, 2, 3)
-LONG = replace(CNN, steps=3000, learning_rate=2e-3)  # at its best rate of those tried
-CONTROLS = {
-    "itself": replace(DigitsConfig(), listens="itself"),
-    "uniform": replace(DigitsConfig(), listens="uniform"),
-    "no_places": replace(DigitsConfig(), coordinates=False),
-    "no_norm": replace(DigitsConfig(), norm="none"),
-    "mean": replace(DigitsConfig(), pooling="mean"),
-    "flat": replace(DigitsConfig(), listens="itself", pooling="flatten"),
-    "cnn_max": replace(CNN, pooling="max"),
-    "cnn_norm": replace(CNN, norm="node"),
+SHORT = {"steps": 500, "batch": 150}
+READERS = {
+    "relational": RelationalConfig(),
+    "itself": RelationalConfig(listens="itself"),
+    "cnn": ConvConfig(),
+    "cnn_norm": ConvConfig(norm=True),
+    "no_norm": RelationalConfig(norm="none"),
+    "flat": RelationalConfig(listens="itself", pooling="flatten"),
+    "relational_best": RelationalConfig(learning_rate=2e-3),
+    "cnn_best": ConvConfig(learning_rate=2e-3, steps=3000),
+    "cnn_norm_best": ConvConfig(learning_rate=2e-3, norm=True),
+    "small": RelationalConfig(trunk="small", **SHORT),
+    "small_itself": RelationalConfig(trunk="small", listens="itself", **SHORT),
+    "printed": replace(PRINTED, **SHORT),
+    "printed_itself": replace(PRINTED, listens="itself", **SHORT),
 }
+ALWAYS_FIVE = ("relational", "itself", "cnn", "cnn_norm")
 HEADLINE = "Perturbed digits: relational {A5.accuracy} %, and as much without attention"
 MEASUREMENTS = [
     Measurement("A3", "kernel", measure_kernel, KernelConfig(), TEN, (
@@ -2204,18 +2381,17 @@ MEASUREMENTS = [
         Metric("accuracy", "% of held-out scenes", "mean"),)),
     Measurement("A2", "hard_bare", measure_looking, LookConfig(baseline=False), TEN),
     Measurement("A2", "hard_sure", measure_looking, LookConfig(entropy=0.0), TEN),
-    *[Measurement("A2", way, measure_looking, LookConfig(way=way), TEN) for way in WAYS[1:]],
-    Measurement("A5", "relational", measure_digits, DigitsConfig(), FIVE, (
-        Metric("accuracy", "% of held-out digits", "mean", "94.6 % (MNIST, one run)"),)),
-    Measurement("A5", "cnn", measure_digits, CNN, FIVE),
-    Measurement("A5", "cnn_long", measure_digits, LONG, FIVE),
-    *[Measurement("A5", name, measure_digits, config, FIVE if name == "itself" else THREE)
-      for name, config in CONTROLS.items()],
-    Measurement("A5", "printed", measure_digits, PRINTED, THREE),
-    *[Measurement("A5", f"try_{config.model}_{number}", measure_digits,
-                  replace(config, learning_rate=rate, judged_on="validation"), (1,))
-      for config in (DigitsConfig(), CNN) for number, rate in enumerate(TRIED)],
+    *[Measurement("A2", way, measure_looking, LookConfig(way=way), TEN if way in ("soft", "told") else FIVE)
+      for way in WAYS[1:]],
+    *[Measurement("A5", name, measure_digits, config, FIVE if name in ALWAYS_FIVE else THREE, (
+        Metric("accuracy", "% of held-out digits", "mean", "94.6 % (MNIST, one run)"),) * (name == "relational"))
+      for name, config in READERS.items()],
+    *[Measurement("A5", f"try_{name}_{number}", measure_digits,
+                  replace(READERS[name], learning_rate=rate, judged_on="validation"), (1,))
+      for name in ("relational", "cnn") for number, rate in enumerate(TRIED)],
     Measurement("A5", "floors", measure_floors, DigitsConfig(), THREE),
+    Measurement("A5", "floor_by_strength", measure_floor_by_strength, DigitsConfig(), (1,)),
     Measurement("A5", "cost", measure_cost, DigitsConfig(steps=20), THREE),
+    Measurement("A5", "looks", measure_looks, RelationalConfig(), FIVE),  # reads the runs above
 ]  # fmt: skip
 SHOWN = ("A1", "A4")

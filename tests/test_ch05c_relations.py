@@ -20,7 +20,7 @@ ch = load_chapter("ch05c_relations")
 rel = ch.RELATIONAL
 NODES = ch.GRID[0] * ch.GRID[1]
 TINY = dict(decisions=160, warm_up=80, capacity=100, reports=2, games=2)
-SMALL = dict(stages=((7, 100),), random_steps=5_000, worlds=16, batch_size=16)
+SMALL = dict(stages=((7, 100),), random_steps=25_000, worlds=16, batch_size=16)
 SHAPES = [(1, 1, 7), (2, 2, 7), (4, 2, 7), (2, 4, 7), (4, 4, 7), (2, 2, 12), (3, 3, 6)]
 
 
@@ -116,12 +116,35 @@ def test_any_key_is_right_as_often_as_there_are_keys_in_reach():
     cells[0, 1, 1:5] = [0, 1, 2, 0]
     cells[0, 1, 5], cells[0, 2, 5], cells[0, 6, 6] = 3, 4, 5
     layout = rel.Layout(tokens, cells.reshape(1, -1))
-    assert ch.chance_of_right(layout) == 1 and not ch.solvable(layout)[0]
+    assert ch.rules(layout)["any key"] == 100 and not ch.solvable(layout)[0]
     cells[0, 2, 1:5] = 0  # a way around
-    assert ch.chance_of_right(layout) == 0.5 and ch.solvable(layout)[0]
+    assert ch.rules(layout)["any key"] == 50 and ch.solvable(layout)[0]
     tokens[0, 1, 1], tokens[0, 2, 1] = 2, 1  # now the near key is the right one
     assert ch.solvable(layout)[0]
-    assert 0.5 < ch.guessing(2, 2, 7, 300, 1) < 0.65 and 0.25 < ch.guessing(4, 4, 7, 300, 1) < 0.4
+
+
+@pytest.mark.parametrize(("keys", "doors"), [(2, 2), (3, 2), (4, 4)])
+def test_rules_about_keys_agree_with_somebody_who_draws_lots(keys, doors):
+    layout = worlds(keys, doors, 1_500)
+    found, rng, lucky = ch.rules(layout), np.random.default_rng(3), {"any key": [], "no twin": []}
+    right, _ = ch.pairs(layout.tokens)
+    for world, (tokens, cells) in enumerate(zip(layout.tokens, layout.cells, strict=True)):
+        wet, left = set(), [tuple(tokens[0, 3:].tolist())]
+        while left:
+            x, y = left.pop()
+            if (x, y) in wet:
+                continue
+            wet.add((x, y))
+            if cells.reshape(7, 7)[y, x] == 0:
+                left += [(x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)]
+        near = [key for key in range(1, 1 + keys) if tuple(tokens[key, 3:].tolist()) in wet]
+        colours = tokens[1 : 1 + keys, 1].tolist()
+        alone = [key for key in near if colours.count(colours[key - 1]) == 1]
+        lucky["any key"].append(rng.choice(near) == right[world])
+        lucky["no twin"].append(rng.choice(alone) == right[world])
+    for rule, share in found.items():
+        assert share == pytest.approx(100 * np.mean(lucky[rule]), abs=4)
+    assert (found["no twin"] > found["any key"] + 15) == (keys > 2)
 
 
 @pytest.mark.parametrize(("keys", "doors", "side"), [(2, 2, 4), (0, 1, 7), (2, 6, 7), (2, 0, 7), (15, 2, 7)])  # fmt: skip
@@ -154,10 +177,9 @@ def test_minigrid_plays_these_worlds_as_ours_do():
 
 def test_all_but_the_flat_network_have_as_many_parameters():
     sizes = {name: rel.parameters(ch.make_net(ch.MatchConfig(net=name))) for name in ch.NAMES}
-    assert set(sizes) == {"dot", "additive", "even", "own", "loudest", "flat"}
+    assert set(sizes) == {"dot", "even", "own", "loudest", "flat"}
     assert sizes["dot"] == sizes["even"] == sizes["own"] == sizes["loudest"] <= sizes["flat"]
-    assert 0 < sizes["additive"] - sizes["dot"] <= 64
-    for name in rel.WAYS:
+    for name in ("dot", "even", "own"):
         assert ch.make_net(ch.MatchConfig(net=name)).attention.way == name
     assert ch.make_net(ch.MatchConfig(net="loudest", frame="grid")).frame == "grid"
     with pytest.raises(ValueError, match="has to be one of"):
@@ -178,7 +200,7 @@ def test_the_loudest_agrees_with_a_loop():
     assert isinstance(net.attention, ch.Loudest)
 
 
-@pytest.mark.parametrize("name", ["dot", "additive", "even", "own", "loudest"])
+@pytest.mark.parametrize("name", ["dot", "even", "own", "loudest"])
 def test_networks_take_any_number_of_objects_in_any_order(name):
     torch.manual_seed(1)
     net = ch.make_net(ch.MatchConfig(net=name))
@@ -220,7 +242,7 @@ def test_training_resumes_exactly_among_keys(tmp_path):
         assert (part == other).all()
     assert ends[0]["seconds"] > stored["seconds"] > 0
     begun = whole[0].state()["agent"]
-    first = next(ch.train_match(dataclasses.replace(config, random_steps=5_000), 3, stored))
+    first = next(ch.train_match(dataclasses.replace(config, random_steps=30_000), 3, stored))
     assert first.step == 100 and any(
         (a != b).any()
         for a, b in zip(begun[0].values(), first.state()["agent"][0].values(), strict=True)
@@ -289,7 +311,7 @@ def test_matchers_differ_by_their_networks_alone():
 def test_attention_learns_with_one_key(seed):
     config = ch.MatchConfig(keys=1, doors=1, stages=((6, 1_500),), random_steps=250_000)
     net = ch.match_net(last(ch.train_match(config, seed)).state(), config)
-    assert ch.judge_match(net, 1, 1, 6, 300, seed) > 85
+    assert ch.judge_match(net, 1, 1, 6, 300, seed)["goal"] > 85
     assert ch.referee(net, 1, 1, 6, 20, seed) > 75
 
 
@@ -326,20 +348,53 @@ class Solver(torch.nn.Module):
 def test_a_player_who_searches_wins_nearly_always_by_either_referee():
     """One action in twenty at random costs a few episodes."""
     assert ch.referee(Solver(5), 1, 1, 5, 6, 1) == 100
-    assert ch.judge_match(Solver(5), 1, 1, 5, 6, 1) == 100
+    assert ch.judge_match(Solver(5), 1, 1, 5, 6, 1) == {"goal": 100, "right": 100, "wrong": 0}
 
 
-def test_judging_asks_for_the_worlds_it_is_told(monkeypatch):
+def test_judging_counts_goals_and_keys_in_the_worlds_it_is_told(monkeypatch):
+    """Fixed colours and places: the second key is right; players who go for a key each, and one who goes on."""
     asked = []
 
-    def spy(act, side, episodes, seed, layout, clock):
-        tokens = layout(2, side, np.random.default_rng(0)).tokens
-        asked.append((side, episodes, seed, tokens.shape[1], clock))
-        return 0.25, 9
+    def corridor(keys, doors):
+        def layout(count, side, rng):
+            asked.append((keys, doors, count, side))
+            tokens = np.zeros((count, 5, 5), int)
+            tokens[..., 0] = [0, 1, 1, 2, 3]
+            tokens[..., 1] = [0, 1, 2, 2, 1]
+            tokens[:, 0, 2], tokens[:, 3, 2] = 0, rel.LOCKED
+            tokens[..., 3:] = [(1, 2), (1, 1), (1, 3), (2, 2), (3, 2)]
+            cells = rel.walled(count, side)
+            cells[:, :, 2] = rel.WALL
+            return rel.lay_out(tokens, cells)
 
-    monkeypatch.setattr(rel, "score_of", spy)
-    assert ch.judge_match(ch.make_net(ch.MatchConfig()), 4, 3, 8, 11, 5) == 25
-    assert asked == [(8, 11, 5, 9, 150)]
+        return layout
+
+    monkeypatch.setattr(ch, "match", corridor)
+    left, right, forward, take, toggle = range(5)
+    plans = {
+        "right": [right, take, left, toggle, forward, forward],
+        "wrong": [left, take, right, toggle, forward, forward],
+        "late": [right, take, left],
+        "none": [],
+    }
+    ends = {"right": (100, 100, 0), "wrong": (0, 0, 100), "late": (0, 100, 0), "none": (0, 0, 0)}
+    for name, plan in plans.items():
+        steps = iter(plan)
+        monkeypatch.setattr(
+            rel, "player", lambda net, steps=steps: lambda tokens, rng: next(steps, take)
+        )
+        found = ch.judge_match(None, 3, 4, 5, 6, 1)
+        assert (found["goal"], found["right"], found["wrong"]) == ends[name], name
+    assert asked == [(3, 4, 6, 5)] * 4
+
+
+def test_judging_stops_at_its_own_clock(monkeypatch):
+    steps = []
+    monkeypatch.setattr(
+        rel, "player", lambda net: lambda tokens, rng: steps.append(len(tokens)) or 0
+    )
+    ch.judge_match(None, 2, 2, 7, 3, 1)
+    assert steps == [3] * 150
 
 
 def test_the_referee_stops_at_the_clock_and_counts_goals():
@@ -383,34 +438,88 @@ def test_a_forbidden_look_has_no_weight_and_the_rest_adds_up():
     torch.manual_seed(4)
     weights = torch.rand(3, 2, 5, 5)
     weights = weights / weights.sum(-1, keepdim=True)
-    hidden = torch.rand(3, 5, 5) < 0.3
-    hidden[:, :, 0] = False
+    hidden = torch.rand(3, 5, 5) < 0.5
     left = ch.forbid(weights, hidden)
     torch.testing.assert_close(left.sum(-1), torch.ones(3, 2, 5))
     for b, h, i, j in itertools.product(range(3), range(2), range(5), range(5)):
-        if hidden[b, i, j]:
+        if hidden[b, i, j] and i != j:
             assert left[b, h, i, j] == 0
         else:
-            allowed = weights[b, h, i][~hidden[b, i]].sum()
+            kept = [k for k in range(5) if k == i or not hidden[b, i, k]]
+            allowed = weights[b, h, i, kept].sum()
             torch.testing.assert_close(left[b, h, i, j], weights[b, h, i, j] / allowed)
 
 
-def test_looks_are_forbidden_from_kind_to_kind_and_no_other():
+@pytest.fixture
+def mixed(monkeypatch):
+    """The weights by which edited networks mix."""
+    kept, true = [], ch.Edited.forward
+
+    def spy(self, nodes, hidden=None):
+        told, weights = true(self, nodes, hidden)
+        kept.append(weights)
+        return told, weights
+
+    monkeypatch.setattr(ch.Edited, "forward", spy)
+    return kept
+
+
+def test_looks_are_forbidden_from_kind_to_kind_and_no_other(mixed):
     torch.manual_seed(5)
     net = ch.make_net(ch.MatchConfig())
     tokens = torch.from_numpy(worlds(3, 2, 10).tokens)
     before = net.look(tokens)[1]
     for looker, seen in itertools.product(range(4), repeat=2):
-        blind, kept = ch.Without(net, looker, seen), []
-        blind.net.attention.register_forward_hook(lambda m, i, out, kept=kept: kept.append(out[1]))
         with torch.no_grad():
-            blind(tokens)
+            ch.Without(net, looker, seen)(tokens)
         kinds = tokens[0, :, 0].tolist()
         for i, j in itertools.product(range(7), repeat=2):
-            forbidden = kinds[i] == looker and kinds[j] == seen
-            assert ((kept[0][:, :, i, j] == 0) == forbidden).all()
+            forbidden = kinds[i] == looker and kinds[j] == seen and i != j
+            assert ((mixed[-1][:, :, i, j] == 0) == forbidden).all()
             if kinds[i] != looker:
-                torch.testing.assert_close(kept[0][:, :, i], before[:, :, i])
+                torch.testing.assert_close(mixed[-1][:, :, i], before[:, :, i])
+    assert isinstance(net.attention, rel.Heads)
+
+
+def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
+    torch.manual_seed(6)
+    net = ch.make_net(ch.MatchConfig())
+    layout = worlds(2, 2, 30)
+    tokens, rights = torch.from_numpy(layout.tokens), ch.pairs(layout.tokens)
+    before = net.look(tokens)[1]
+    for kind, rows, right in ((1, (1, 2), rights[0]), (2, (3, 4), rights[1])):
+        with torch.no_grad():
+            ch.Exchanged(net, kind)(tokens)
+        assert set(right.tolist()) == set(rows)
+        for i, j in itertools.product(range(6), repeat=2):
+            swap = {rows[0]: rows[1], rows[1]: rows[0]} if i in rows else {}
+            expected = before[:, :, swap.get(i, i), swap.get(j, j)]
+            torch.testing.assert_close(mixed[-1][:, :, i, j], expected)
+    three = torch.from_numpy(worlds(3, 2, 30).tokens)
+    key, before = ch.pairs(three.numpy())[0], net.look(three)[1]
+    with torch.no_grad():
+        ch.Exchanged(net, 1)(three)
+    for b, right in enumerate(key):
+        other = 2 if right == 1 else 1  # the first of the wrong ones
+        torch.testing.assert_close(mixed[-1][b, :, right, 4:], before[b, :, other, 4:])
+        torch.testing.assert_close(mixed[-1][b, :, other, right], before[b, :, right, other])
+        (third,) = {1, 2, 3} - {right, other}
+        torch.testing.assert_close(mixed[-1][b, :, third], before[b, :, third])
+
+
+def test_far_things_are_drawn_in_and_near_ones_stay():
+    seen = []
+    net = ch.Near(lambda tokens: seen.append(tokens) or torch.zeros(len(tokens), 5))
+    for side in (7, 12):
+        tokens = torch.from_numpy(worlds(2, 2, 200, side).tokens)
+        net(tokens)
+        assert seen[-1].dtype == tokens.dtype and (seen[-1][..., :3] == tokens[..., :3]).all()
+        for world, drawn in zip(tokens.tolist(), seen[-1].tolist(), strict=True):
+            for token, moved in zip(world, drawn, strict=True):
+                for axis in (3, 4):
+                    away = min(max(token[axis] - world[0][axis], -4), 4)
+                    assert moved[axis] - world[0][axis] == away
+        assert (seen[-1] == tokens).all() == (side == 7)
 
 
 class Looker(torch.nn.Module):
@@ -431,12 +540,10 @@ class Looker(torch.nn.Module):
 
 def test_partners_are_counted_where_they_are_found():
     layout = worlds(4, 4, 400)
-    found = ch.finds_partner(Looker(5.0), layout)
-    assert found == {"key": 100, "door": 100}
+    assert ch.finds_door(Looker(5.0), layout) == 100
     layout.tokens[:, 5:9] = layout.tokens[:, [6, 7, 8, 5]]
-    assert ch.finds_partner(Looker(5.0), layout) == {"key": 100, "door": 100}
-    never = ch.finds_partner(Looker(-5.0), layout)
-    assert never["key"] < 40 and never["door"] < 40
+    assert ch.finds_door(Looker(5.0), layout) == 100
+    assert ch.finds_door(Looker(-5.0), layout) < 40
 
     class Halves(Looker):
         """Head 0 finds partners in even worlds, head 1 in odd ones."""
@@ -446,46 +553,75 @@ def test_partners_are_counted_where_they_are_found():
             even = (torch.arange(len(tokens)) % 2 == 0)[:, None, None]
             return None, torch.stack([right.where(even, wrong), wrong.where(even, right)], 1)
 
-    halves = ch.finds_partner(Halves(5.0), layout)
-    assert halves == {"key": 50, "door": 50}
+    assert ch.finds_door(Halves(5.0), layout) == 50
 
 
 # What is measured
 
 
 def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
-    settings = {f"{n} keys, {n} doors, side 7": (n, n, 7) for n in (2, 4)}
+    settings = {name: ch.SETTINGS[name] for name in (ch.TRAINED, ch.DOUBLED, ch.WIDE)}
     monkeypatch.setattr(ch, "SETTINGS", settings)
     monkeypatch.setattr(ch, "CLOCK", 5)
-    true = ch.judge_match
-    monkeypatch.setattr(ch, "judge_match", lambda net, k, d, s, n, seed: true(net, k, d, s, 4, seed))  # fmt: skip
+    asked, true = [], ch.judge_match
+
+    def spy(net, keys, doors, side, episodes, seed):
+        asked.append((net, (keys, doors, side), episodes))
+        return true(net, keys, doors, side, 4, seed)
+
+    monkeypatch.setattr(ch, "judge_match", spy)
     monkeypatch.setattr(ch, "referee", lambda *args: 12.0)
     for name in ch.NAMES:
         config = ch.MatchConfig(**(SMALL | dict(net=name, stages=((7, 50),))))
         found = ch.measure_match(config, 1)
-        assert len(found.curves["reached"]) == 1 and found.metrics["minigrid"] == 12
-        assert ("more" in found.metrics) == (name != "flat")
-        assert ("sixths 4 keys, 4 doors, side 7" in found.metrics) == (name == "even")
-        assert ("without key door" in found.metrics) == (name in ("dot", "additive", "even"))
+        assert len(found.curves["reached"]) == 1
+        assert (f"{ch.DOUBLED}: goal" in found.metrics) == (name != "flat")
+        assert (f"sixths, {ch.DOUBLED}: goal" in found.metrics) == (name == "even")
+        assert (f"near, {ch.WIDE}: right" in found.metrics) == (name in ("dot", "even", "loudest"))
+        assert ("without key door: taken" in found.metrics) == (name in ("dot", "even"))
+        for what in (
+            "keys exchanged: wrong",
+            "doors exchanged: right",
+            f"finds its door, {ch.DOUBLED}",
+            "more",
+        ):
+            assert (what in found.metrics) == (name == "dot")
         again = ch.make_net(config)
         again.load_state_dict(found.state["net"])
         path = tmp_path / "A6" / f"match_{name}_seed1.safetensors"
         save_checkpoint(path, found.state, config=config, seed=1)
+    near = [(where, episodes) for net, where, episodes in asked if isinstance(net, ch.Near)]
+    assert near == [((2, 2, 12), 500)] * 3
+    liars = [(net.kind, where) for net, where, _ in asked if isinstance(net, ch.Exchanged)]
+    assert liars == [(1, (2, 2, 7)), (2, (2, 2, 7))]
+    blind = [(net.looker, net.seen) for net, _, _ in asked if isinstance(net, ch.Without)]
+    assert blind == [*itertools.product(range(4), repeat=2)] * 2
     monkeypatch.setattr(
         ch.results, "run_path", lambda row, name, seed: tmp_path / row / f"{name}_seed{seed}.json"
     )
     assert ch.stored_match("dot", 1).attention.way == "dot"
 
 
+def test_shares_of_keys_are_of_those_taken(monkeypatch):
+    stored = {"a: right": np.array([30.0, 0.0]), "a: wrong": np.array([10.0, 0.0])}
+    monkeypatch.setattr(ch.results, "metric", lambda row, name, metric: stored[metric])
+    assert ch.chosen_well("match_dot", "a").tolist() == [75, 0]
+    monkeypatch.setattr(
+        ch, "judge_match", lambda *args: {"goal": 1.0, "right": 30.0, "wrong": 10.0}
+    )
+    found = ch.judged(None, "here", ch.TRAINED, 5, 1)
+    assert found == {"here: goal": 1, "here: right": 30, "here: wrong": 10, "here: taken": 40}
+
+
 def test_the_floors_are_the_best_of_their_kind(monkeypatch):
-    monkeypatch.setattr(ch, "SETTINGS", {"2 keys, 2 doors, side 7": (2, 2, 7)})
-    scores = iter([0.01, 0.04, *[0.02] * (len(rel.FLOORS) - 2)])
+    monkeypatch.setattr(ch, "SETTINGS", {ch.TRAINED: (2, 2, 7), ch.DOUBLED: (4, 4, 7)})
+    scores = iter([0.01, 0.04, *[0.02] * (len(rel.FLOORS) - 2), *[0.03] * len(rel.FLOORS)])
     monkeypatch.setattr(rel, "score_of", lambda *args: (next(scores), 1.0))
-    monkeypatch.setattr(rel, "shortest", lambda rooms: np.array([10, 20]))
     found = ch.measure_match_floors(None, 1).metrics
-    assert found["random 2 keys, 2 doors, side 7"] == 4
-    assert 50 < found["guess 2 keys, 2 doors, side 7"] < 60 and 70 < found["solvable"] < 85
-    assert found["fewest"] == 15 and found["most of the fewest"] == 20
+    assert found[f"{ch.TRAINED}: random"] == 4 and found[f"{ch.DOUBLED}: random"] == 3
+    assert 50 < found[f"{ch.TRAINED}: any key"] < 60 and 70 < found["solvable"] < 85
+    assert found[f"{ch.TRAINED}: no twin"] == found[f"{ch.TRAINED}: any key"]
+    assert 28 < found[f"{ch.DOUBLED}: any key"] < 38 and 58 < found[f"{ch.DOUBLED}: no twin"] < 70
 
 
 def test_measurements_differ_in_what_they_are_named_for():
@@ -944,10 +1080,11 @@ def test_weights_may_be_edited_and_still_add_up_to_one():
         _, hidden = net.looks(obs, lambda weights: ch.hide(weights, nodes))
     torch.testing.assert_close(hidden.sum(-1), torch.ones(3, 4, NODES))
     for b, node in enumerate(nodes):
-        assert (hidden[b, :, :, node] == 0).all()
         others = [n for n in range(NODES) if n != node]
-        ratio = hidden[b][..., others] / weights[b][..., others]
+        assert (hidden[b, :, others, node] == 0).all()
+        ratio = hidden[b][:, others][..., others] / weights[b][:, others][..., others]
         torch.testing.assert_close(ratio, ratio[..., :1].expand_as(ratio), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(hidden[b, :, node], weights[b, :, node])  # it sees itself
     assert (ch.evenly(weights) == 1 / NODES).all()
 
 
@@ -1032,17 +1169,15 @@ def test_floors_are_chosen_on_other_games_than_they_are_scored_on(monkeypatch):
     played = []
 
     def fake(policy, count, seed, codes=ch.MOVES):
-        moves = policy(np.zeros((count, 1)))
+        policy(np.zeros((count, 1)))
         played.append((seed, codes, count))
-        return np.full(count, 10.0 * codes[0] if len(codes) == 1 else len(codes)) + np.zeros(
-            len(moves)
-        )
+        return np.full(count, 10.0 * codes[0] if len(codes) == 1 else len(codes))
 
     monkeypatch.setattr(ch, "play_alien", fake)
     found = ch.measure_alien_floors(ch.FloorConfig(games=5, screened=3), 1)
     assert found.metrics["single"] == 170 and found.metrics["single_best"] == 17
     assert found.metrics["random"] == 18 and found.metrics["held"] == 4
-    assert len(found.curves["single_screened"]) == 18 and len(found.curves["pair_screened"]) == 12
+    assert len(found.curves["single_screened"]) == 18 and len(found.curves["held_screened"]) == 5
     assert len(found.curves["held"]) == 5
     screening, scoring = ({seed for seed, _, count in played if count == c} for c in (3, 5))
     assert len(screening) == len(scoring) == 1 and screening != scoring
@@ -1051,14 +1186,6 @@ def test_floors_are_chosen_on_other_games_than_they_are_scored_on(monkeypatch):
 def test_blind_policies_do_what_their_names_say():
     rng, obs = np.random.default_rng(0), np.zeros((50, 1))
     kinds = ch.blind_policies(ch.FloorConfig(), rng)
-    make, codes = kinds["pair"]["0 and 3 by 4"]
-    policy = make()
-    assert [policy(obs)[7] for _ in range(12)] == [0] * 4 + [3] * 4 + [0] * 4 and codes == (
-        2,
-        3,
-        4,
-        5,
-    )
     make, codes = kinds["random"]["random"]
     assert set(make()(np.zeros((2000, 1))).tolist()) == set(range(18)) and codes == tuple(range(18))
     make, codes = kinds["held"]["held 4"]
@@ -1066,7 +1193,8 @@ def test_blind_policies_do_what_their_names_say():
     moves = np.stack([policy(obs) for _ in range(8)])
     assert (moves[:4] == moves[0]).all() and (moves[4:] == moves[4]).all()
     assert (moves[0] != moves[4]).any() and set(moves[0].tolist()) == {0, 1, 2, 3}
-    assert kinds["single"]["action 9"][1] == (9,)
+    assert codes == (2, 3, 4, 5)
+    assert [codes for _, codes in kinds["single"].values()] == [(code,) for code in range(18)]
 
 
 def test_every_measurement_runs_small(monkeypatch, tmp_path):
