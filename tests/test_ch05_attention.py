@@ -1,7 +1,6 @@
 """Chapter 05: kernels, attention, einsum, graphs, where to look and perturbed digits, against loops and other libraries."""
 
 import ast
-import dataclasses
 import gzip
 import hashlib
 import itertools
@@ -854,9 +853,8 @@ def test_looks_are_those_of_the_stored_networks(tmp_path, monkeypatch):
         path = ch.results.run_path("A5", name, 7).with_suffix(".safetensors")
         save_checkpoint(path, {"net": net.state_dict()}, config=ch.READERS[name], seed=7)
     torch.manual_seed(1)
-    assert torch.equal(
-        ch.stored_reader("relational", 7).mix.weight, ch.make_net(ch.RelationalConfig()).mix.weight
-    )
+    fresh, stored = ch.make_net(ch.RelationalConfig()), ch.stored_reader("relational", 7)
+    assert all(map(torch.equal, stored.parameters(), fresh.parameters()))
     asked, covered, changed = [], [], ch.changed
     spy = lambda net, images, others: (
         asked.append(net.config.listens) or covered.append(others) or changed(net, images, others)
@@ -909,14 +907,21 @@ def test_every_measurement_runs_small(monkeypatch):
     monkeypatch.setitem(scope, "STRENGTHS", few)
     monkeypatch.setitem(scope, "MARK", 2)
     monkeypatch.setitem(scope, "JUDGE_EVERY", 2)
-    found = ch.measure_digits(ch.RelationalConfig(steps=4, batch=4), 1)
+    judge, measured_on = ch.judged_digits, []
+
+    def few_judged(config, copies, seed):
+        measured_on.append((copies, config.shift))
+        return tuple(part[:40] for part in judge(config, 1, seed))
+
+    monkeypatch.setitem(scope, "judged_digits", few_judged)
+    found = ch.measure_digits(ch.ConvConfig(steps=4, batch=4), 1)
+    assert [copies for copies, _ in measured_on] == [10, 2, 2, 2, 2, 2]
     assert set(found.metrics) == {"accuracy", "after_1000", "parameters"}
     assert set(found.curves) == {"accuracy", *ch.STRENGTHS} and len(found.curves["accuracy"]) == 2
-    stopped = ch.measure_digits(ch.RelationalConfig(steps=2, batch=4), 1)
+    stopped = ch.measure_digits(ch.ConvConfig(steps=2, batch=4), 1)
     assert (
         stopped.metrics["accuracy"] == stopped.metrics["after_1000"] == found.metrics["after_1000"]
     )
-    assert set(found.state["net"]) == set(ch.make_net(ch.RelationalConfig()).state_dict())
     tried = ch.measure_digits(ch.ConvConfig(steps=1, batch=2, judged_on="validation"), 1)
     assert set(tried.metrics) == {"accuracy", "parameters"} and set(tried.curves) == {"accuracy"}
     assert tried.state is None and tried.metrics["parameters"] == 88_252
@@ -931,9 +936,29 @@ def test_every_measurement_runs_small(monkeypatch):
     )
     monkeypatch.setitem(scope, "nearest_template", spy)
     floor = ch.measure_floor_by_strength(ch.DigitsConfig(), 1)
-    assert set(floor.curves) == set(few) and floor.metrics == {"digits": 180}
-    assert all(9 < values[0] < 11.5 for values in floor.curves.values())
-    assert [config.rotation for _, config in asked] == [30.0] * 4 and asked[0][0] == 180
+    assert set(floor.curves) == set(few) and floor.metrics == {"digits": 20}
+    truth = ch.digits().labels[ch.parts_for(ch.DigitsConfig())[1][:20]]
+    expected = 5.0 * (truth == 3).sum().item()
+    assert all(values == pytest.approx([expected]) for values in floor.curves.values())
+    assert [config.rotation for _, config in asked] == [30.0] * 4 and asked[0][0] == 20
+
+
+def test_only_networks_that_are_looked_at_keep_their_weights(monkeypatch):
+    scope = ch.measure_digits.__globals__
+    monkeypatch.setitem(scope, "judged_digits", lambda *a: (torch.rand(2, 28, 28), torch.zeros(2)))
+    monkeypatch.setitem(scope, "accuracy_by_strength", lambda *a: {})
+    kept = []
+    for name, config in ch.READERS.items():
+        net = ch.make_net(config)
+        done = ch.Progress(
+            config.steps, config.steps, {"accuracy": 1.0}, lambda: {"net": net.state_dict()}
+        )
+        monkeypatch.setitem(scope, "train_digits", lambda config, seed, done=done: iter([done]))
+        state = ch.measure_digits(config, 1).state
+        if state is not None:
+            kept.append(name)
+            assert all(map(torch.equal, state["net"].values(), net.state_dict().values()))
+    assert kept == ["relational", "itself"]
 
 
 def test_what_is_listed_is_what_the_text_names():
@@ -961,21 +986,19 @@ def test_steps_to_ninety_are_counted(monkeypatch):
 
 
 def test_costs_are_those_of_the_networks_named(monkeypatch):
-    steps = []
-    update = ch.digits_update
-    spy = lambda net, optimiser, config, rng: (
-        steps.append((net.config, config.batch)) or update(net, optimiser, config, rng)
-    )
+    steps, update = [], ch.digits_update
+
+    def spy(net, optimiser, config, rng):
+        steps.append((type(net).__name__, getattr(net, "config", None), config.batch))
+        return update(net, optimiser, config, rng)
+
     monkeypatch.setitem(ch.measure_cost.__globals__, "digits_update", spy)
     found = ch.measure_cost(ch.DigitsConfig(steps=2, batch=2), 1).metrics
     for name in ("relational", "itself", "printed"):
         assert found[f"{name}_to_cnn"] == pytest.approx(found[name] / found["cnn"])
-    kinds = [
-        (type(config).__name__, getattr(config, "trunk", ""), getattr(config, "listens", ""))
-        for config, _ in steps
-    ]
-    assert kinds[:4] == kinds[4:] and {batch for _, batch in steps} == {2}
-    assert kinds[0][0] == "ConvConfig" and kinds[3][1] == "source" and kinds[2][2] == "itself"
+    assert [name for name, _, _ in steps] == (["ConvNet"] + ["RelationalNet"] * 3) * 2
+    assert {batch for _, _, batch in steps} == {2}
+    assert steps[2][1].listens == "itself" and steps[3][1].trunk == "source"
 
 
 @pytest.mark.slow

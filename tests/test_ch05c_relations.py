@@ -249,6 +249,13 @@ def test_training_resumes_exactly_among_keys(tmp_path):
     )
 
 
+def test_seconds_are_those_of_training(monkeypatch):
+    run = ch.train_match(ch.MatchConfig(**SMALL), 1)
+    clock = iter([0.0, 5.0, 100.0, 107.0, 300.0])
+    monkeypatch.setattr(ch.time, "perf_counter", lambda: next(clock))
+    assert [progress.metrics["seconds"] for progress in run] == [5, 12]
+
+
 def test_a_resumed_run_begins_with_what_was_learned(monkeypatch):
     config = ch.MatchConfig(**SMALL)
     state = next(ch.train_match(config, 3)).state()
@@ -412,11 +419,11 @@ def test_the_referee_stops_at_the_clock_and_counts_goals():
 def test_edited_heads_mix_by_the_weights_they_are_given():
     torch.manual_seed(2)
     heads, nodes = rel.Heads(16, 4, "dot"), torch.randn(3, 6, 16)
-    same, weights = ch.Edited(heads, lambda weights: weights)(nodes)
+    same, weights = rel.Edited(heads, lambda weights: weights)(nodes)
     told, true = heads(nodes)
     torch.testing.assert_close(same, told)
     torch.testing.assert_close(weights, true)
-    mixed, _ = ch.Edited(heads, lambda weights: torch.eye(6).expand_as(weights))(nodes)
+    mixed, _ = rel.Edited(heads, lambda weights: torch.eye(6).expand_as(weights))(nodes)
     own = rel.Heads(16, 4, "own")
     own.load_state_dict(heads.state_dict())
     torch.testing.assert_close(mixed, own(nodes)[0])
@@ -434,33 +441,17 @@ def test_a_fixed_weight_does_not_thin_out():
         assert isinstance(even.attention, rel.Heads)  # the network itself stays as it was
 
 
-def test_a_forbidden_look_has_no_weight_and_the_rest_adds_up():
-    torch.manual_seed(4)
-    weights = torch.rand(3, 2, 5, 5)
-    weights = weights / weights.sum(-1, keepdim=True)
-    hidden = torch.rand(3, 5, 5) < 0.5
-    left = ch.forbid(weights, hidden)
-    torch.testing.assert_close(left.sum(-1), torch.ones(3, 2, 5))
-    for b, h, i, j in itertools.product(range(3), range(2), range(5), range(5)):
-        if hidden[b, i, j] and i != j:
-            assert left[b, h, i, j] == 0
-        else:
-            kept = [k for k in range(5) if k == i or not hidden[b, i, k]]
-            allowed = weights[b, h, i, kept].sum()
-            torch.testing.assert_close(left[b, h, i, j], weights[b, h, i, j] / allowed)
-
-
 @pytest.fixture
 def mixed(monkeypatch):
     """The weights by which edited networks mix."""
-    kept, true = [], ch.Edited.forward
+    kept, true = [], rel.Edited.forward
 
-    def spy(self, nodes, hidden=None):
-        told, weights = true(self, nodes, hidden)
+    def spy(self, nodes):
+        told, weights = true(self, nodes)
         kept.append(weights)
         return told, weights
 
-    monkeypatch.setattr(ch.Edited, "forward", spy)
+    monkeypatch.setattr(rel.Edited, "forward", spy)
     return kept
 
 

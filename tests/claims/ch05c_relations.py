@@ -42,8 +42,7 @@ def match_learns() -> None:
     )
     assert dot.min() > 90 and even.min() > 85 and abs(dot.mean() - even.mean()) < 5
     guess = _floor("any key", TRAINED)
-    assert flat.max() < guess - 15 and even.min() > guess + 25 and (abs(own - guess) < 8).all()
-    assert (abs(_chosen("own", TRAINED) - guess) < 8).all()
+    assert flat.max() < guess - 15 and even.min() > guess + 25 and own.max() < guess + 3
     curves = {
         net: results.curves("A6", f"match_{net}", "reached").mean(0) for net in ("dot", "even")
     }
@@ -55,11 +54,12 @@ def match_more() -> list[float]:
     """Goals among four keys and four doors: attention above both rules, then the loudest, then averages, in every seed."""
     dot, loudest, even = (_match(net, f"{DOUBLED}: goal") for net in ("dot", "loudest", "even"))
     floor = _floor("no twin", DOUBLED)
-    assert stats.ttest_1samp(dot, floor).confidence_interval(0.95).low > 0
     assert stats.ttest_1samp(dot, 0).confidence_interval(0.95).low > floor
     assert dot.min() > loudest.max() and loudest.min() > even.max() and even.max() < 10
     assert loudest.mean() < floor
-    return [dot.mean(), loudest.mean()]
+    minigrid = _match("dot", "minigrid").mean()
+    assert abs(minigrid - dot.mean()) < 6
+    return [dot.mean(), loudest.mean(), minigrid]
 
 
 def match_choice() -> list[float]:
@@ -68,7 +68,18 @@ def match_choice() -> list[float]:
     floor = _floor("no twin", DOUBLED)
     assert dot.min() > floor + 15 and loudest.min() > floor + 5 and even.mean() < floor + 3
     assert dot.mean() > loudest.mean()
+    taken = {net: _match(net, f"{DOUBLED}: taken").mean() for net in ("dot", "loudest")}
+    assert taken["dot"] > taken["loudest"] + 5
     return [dot.mean(), loudest.mean()]
+
+
+def match_way() -> list[float]:
+    """Two keys and four doors: averages still choose well and do not get there; attention does."""
+    setting = "2 keys, 4 doors, side 7"
+    chosen, goal = _chosen("even", setting), _match("even", f"{setting}: goal")
+    assert chosen.min() > _floor("any key", setting) + 20
+    assert goal.mean() < _floor("any key", setting) < _match("dot", f"{setting}: goal").min()
+    return [chosen.mean(), goal.mean()]
 
 
 def match_summary() -> None:
@@ -199,14 +210,17 @@ def alien_cover_control() -> None:
 
 def alien_hidden() -> None:
     """Hidden from attention: the most attended node matters most, the least hardly; even weights change more."""
-    most, random, least, player, even = (
-        _looks(name) for name in (
-            "hidden_flips_most", "hidden_flips_random", "hidden_flips_least", "hidden_flips_player", "even_flips"
-        )
-    )  # fmt: skip
+    most, random, least = (_looks(f"hidden_flips_{which}") for which in ("most", "random", "least"))
+    even = _looks("even_flips")
     assert (most > 3 * random).all() and (least < random).all() and (even > most).all()
     assert (even >= 25).all() and (even <= 50).all()
-    assert (player < 0.5 * _looks("flips_player")).all()
+
+
+def alien_player() -> None:
+    """Covering the player changes as many moves as covering an alien; hiding its node fewer than half as many."""
+    covered, hidden = _looks("flips_player"), _looks("hidden_flips_player")
+    assert covered.mean() > 0.85 * _looks("flips_alien").mean()
+    assert (hidden < 0.5 * covered).all()
 
 
 def alien_figures() -> None:
