@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import re
-import time
 from collections import Counter, deque
 
 import numpy as np
@@ -19,6 +18,7 @@ from minigrid.envs.empty import EmptyEnv
 from minigrid.minigrid_env import MiniGridEnv
 from scipy import stats
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from rlbook_utils.checkpoint import load_checkpoint, save_checkpoint
@@ -440,6 +440,10 @@ def test_the_empty_room_is_drawn_evenly_and_as_minigrids():
         (lambda: ch.RoomsConfig(frame="up"), "RoomsConfig.frame is 'up'; it has to be one of agent, shifted, grid."),
         (lambda: ch.RoomsConfig(epsilon=1.5), "RoomsConfig.epsilon is 1.5; it has to lie between 0.0 and 1.0."),
         (lambda: ch.RoomsConfig(n_steps=0), "RoomsConfig.n_steps is 0; it has to lie between 1 and 20."),
+        (lambda: ch.RoomsConfig(random_steps=-1),
+         "RoomsConfig.random_steps is -1; it has to lie between 0 and 5000000."),
+        (lambda: ch.RoomsConfig(net="picture", frame="grid"),
+         "A picture has the agent in its middle: its frame is agent or shifted, not grid."),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(make, sentence):
@@ -1092,18 +1096,30 @@ def test_random_play_fills_the_film():
     assert len(play.ended) == 100 and play.film.rows.terminated.sum() > 20
 
 
-def test_few_random_steps_of_many_worlds_still_make_a_batch():
+@pytest.mark.parametrize("steps", [0, 5_000])
+def test_few_random_steps_of_many_worlds_still_make_a_batch(steps):
     config = ch.RoomsConfig(
-        stages=((5, 1),), worlds=1024, random_steps=5_000, n_steps=20, batch_size=4
+        stages=((5, 1),), worlds=1024, random_steps=steps, n_steps=20, batch_size=4
     )
     assert next(ch.train_rooms(config, 1)).step == 1
 
 
-def test_the_clock_of_a_run_stands_while_its_reader_looks():
-    run = ch.train_rooms(dataclasses.replace(TINY, stages=((5, 50),)), 1)
-    first = next(run).metrics["seconds"]
-    time.sleep(first + 1)
-    assert next(run).metrics["seconds"] < 2 * first + 1
+def test_the_clock_of_a_run_counts_its_own_work_only(monkeypatch):
+    """In CPU seconds, so that a loaded machine does not make a network slow, nor does who looks at a report."""
+    clock, greedy = [100.0], ch.greedy
+    assert ch.train_rooms  # defined before
+
+    def works(*args):
+        clock[0] += 2
+        return greedy(*args)
+
+    monkeypatch.setattr(ch, "greedy", works)
+    monkeypatch.setattr(ch.time, "process_time", lambda: clock[0])
+    told = []
+    for progress in ch.train_rooms(dataclasses.replace(TINY, stages=((5, 60),)), 1):
+        told.append(progress.metrics["seconds"])
+        clock[0] += 1000
+    assert told == [50.0, 100.0, 120.0]
 
 
 def fixed_net(values):
@@ -1472,16 +1488,106 @@ def test_the_floors_draw_with_their_weights():
     assert ch.score_of(ch.floor_player((1, 1, 1, 1, 1)), 5, 400, 1)[0] == scores["all alike"]
 
 
+def crossing(count, side, seed):
+    """Worlds in which anything may lie before the agent, and any door be open, closed or locked."""
+    rng = np.random.default_rng((38, seed))
+    tokens = np.zeros((count, 4, 5), np.uint8)
+    tokens[:, :, 0], tokens[:, 1:, 1] = range(4), (4, 4, 1)
+    for row in tokens:
+        row[0, 2], row[1, 2], row[2, 2] = rng.integers(4), rng.integers(2), rng.integers(3)
+        cells = rng.permutation((side - 2) ** 2)[:4]
+        row[:, 3], row[:, 4] = 1 + cells % (side - 2), 1 + cells // (side - 2)
+        if row[1, 2]:
+            row[1, 3:] = row[0, 3:]
+    return tokens
+
+
+def by_rule(row):
+    """What a reflex does in one world [4, 5], as a number of the five actions; None: it wanders."""
+    (_, _, heading, x, y), key, door, goal = row.tolist()
+    front = [x + AHEAD[heading][0], y + AHEAD[heading][1]]
+    if front == goal[3:]:
+        return 2
+    if front == door[3:] and door[2] == 0:
+        return 2
+    if front == door[3:] and key[2] == 1:
+        return 4
+    if front == key[3:] and key[2] == 0:
+        return 3
+    return None
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 2, 0, 0), (1, 2, 3, 4, 5)])
+def test_a_reflex_follows_its_rule_and_wanders_else(weights):
+    tokens = np.concatenate([crossing(1500, 4, 1), scene(100, side=5, seed=40)])
+    found = ch.reflex(weights)(tokens, np.random.default_rng(41))
+    lots = ch.floor_player(weights)(tokens, np.random.default_rng(41))
+    wanted = [by_rule(row) for row in tokens]
+    assert found.shape == (1600,)
+    assert found.tolist() == [
+        lot if rule is None else rule for lot, rule in zip(lots.tolist(), wanted, strict=True)
+    ]
+    counts = Counter(wanted)
+    assert min(counts[2], counts[3], counts[4], counts[None]) > 50
+    shut = [row for row in tokens if by_rule(row) is None and row[1, 2] == 0]
+    in_front = [row for row in shut if (row[2, 3:] == row[0, 3:] + AHEAD[row[0, 2]]).all()]
+    assert len(in_front) > 20  # before a shut door without the key, it wanders
+
+
+def test_a_reflex_gets_far_and_no_further_than_possible():
+    """It wins clearly more often than random play, on no way shorter than the shortest, and slowly."""
+    best = max(ch.score_of(ch.floor_player(w), 5, 400, 1)[0] for w in ch.FLOORS.values())
+    for weights in ch.REFLEXES.values():
+        assert len(weights) == 5 and weights[3] == weights[4] == 0
+        rooms, rng = (
+            ch.Rooms(ch.doorkey, 150, 5, np.random.default_rng(42)),
+            np.random.default_rng(43),
+        )
+        fewest = np.array([len(plan(row, 5)) for row in rooms.tokens])
+        won = np.zeros(150, int)
+        for step in range(1, 251):
+            _, reached, _ = rooms.step(np.array(FIVE)[ch.reflex(weights)(rooms.tokens, rng)])
+            won = np.where(reached & (won == 0), step, won)
+        assert (won[won > 0] >= fewest[won > 0]).all()
+        score, steps = ch.score_of(ch.reflex(weights), 5, 400, 1)
+        assert score > best + 0.2 and abs((won > 0).mean() - score) < 0.15
+        assert steps > 4 * fewest.mean()
+
+
+def test_the_floors_of_the_figures_are_random_play_and_reflexes(monkeypatch):
+    """A player for each weight, known by its name; the two kinds in this order, so that a slice tells them apart."""
+    assert ch.FLOORS["all alike"] == (1, 1, 1, 1, 1)
+    assert not {*ch.FLOORS} & {*ch.REFLEXES} and len({*ch.REFLEXES.values()}) == 2
+
+
 def test_speeds_are_of_as_many_steps_as_they_say(monkeypatch):
     made, step = [], ch.Rooms.step
     assert ch.random_steps_per_second and ch.minigrid_steps_per_second  # defined before
     monkeypatch.setattr(ch.Rooms, "step", lambda rooms, a: made.append(len(a)) or step(rooms, a))
-    ticks = iter([0.0, 2.0, 0.0, 4.0])
+    ticks = iter([0.0, 2.0, 0.0, 4.0, 0.0, 0.5])
     monkeypatch.setattr(ch.time, "perf_counter", lambda: next(ticks))
     assert ch.random_steps_per_second(16, 5, 300) == 300 * 16 / 2 and made == [16] * 300
-    theirs, walk = [], DoorKeyEnv.step
+    theirs, walk, looks = [], DoorKeyEnv.step, []
     monkeypatch.setattr(DoorKeyEnv, "step", lambda env, a: theirs.append(a) or walk(env, a))
+    monkeypatch.setattr(MiniGridEnv, "gen_obs", lambda env: looks.append(1) or {})
     assert ch.minigrid_steps_per_second(5, 300) == 300 / 4 and len(theirs) == 300
+    assert len(looks) >= 301  # it sees after a reset, and after each step
+    looks.clear()
+    assert ch.minigrid_steps_per_second(5, 300, sees=False) == 300 / 0.5 and not looks
+    assert len(theirs) == 600 and theirs[:300] == theirs[300:]  # the same walk
+
+
+def test_who_sees_nothing_plays_the_same_game():
+    blind, sees, rng = ch.Blind(size=6), DoorKeyEnv(size=6), np.random.default_rng(39)
+    blind.reset(seed=3)
+    sees.reset(seed=3)
+    for action in rng.choice(6, 300, p=Wanderer.ODDS).tolist():
+        found, wanted = blind.step(action), sees.step(action)
+        assert found[0] == {} and found[1:4] == wanted[1:4]
+        np.testing.assert_array_equal(blind.grid.encode(), sees.grid.encode())
+        if found[2] or found[3]:
+            break
+    assert blind.agent_pos == sees.agent_pos and blind.step_count == sees.step_count
 
 
 # What is measured
@@ -1548,32 +1654,264 @@ def test_the_overestimate_is_the_largest_value_less_the_best_return(monkeypatch)
             known = [0.8 ** (len(plan(row.numpy(), 5)) - 1) for row in tokens]
             return torch.tensor(known)[:, None] - torch.arange(5)
 
+    nets, asked = [Truth(), Truth()], []
     progress = ch.Progress(25, 50, {}, dict)
     assert ch.measure_estimates
     monkeypatch.setattr(ch, "train_rooms", lambda *a: iter([progress, progress]))
-    monkeypatch.setattr(ch, "net_from", lambda *a: Truth())
+    turn = iter(nets)
+    monkeypatch.setattr(ch, "net_from", lambda *a: next(turn))
+    monkeypatch.setattr(ch, "returns_of", lambda *a: asked.append(a) or np.full(300, 0.25))
     measured = ch.measure_estimates(config, 1)
-    assert measured.metrics == pytest.approx({"largest": 0, "last": 0}, abs=1e-6)
+    known = [0.8 ** (len(plan(row, 5)) - 1) for row in ch.some_states(5, 300, 1).tokens]
+    wanted = {"largest": 0, "last": 0, "over_own": np.mean(known) - 0.25}
+    assert measured.metrics == pytest.approx(wanted, abs=1e-6)
     assert len(measured.curves["overestimate"]) == 2
+    ((net, states, discount, rng),) = asked  # once, at the end, of the agent as it then is
+    assert net is nets[1] and discount == 0.8 and isinstance(rng, np.random.Generator)
+    np.testing.assert_array_equal(states.tokens, ch.some_states(5, 300, 1).tokens)
+
+
+class Wayward(nn.Module):
+    """Knows the way; turns for ever where the door is in the first row; goes for walks when it has arrived."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def action(self, row):
+        if row[2, 4] == 1:
+            return 0
+        if row[0, 3:].tolist() != row[3, 3:].tolist():
+            return FIVE.index(plan(row, 5)[0])
+        allowed = [
+            action for action, _ in moves((*row[0, 3:].tolist(), int(row[0, 2]), True, 0), row, 5)
+        ]
+        return 2 if FORWARD in allowed else 0
+
+    def forward(self, tokens):
+        return F.one_hot(torch.tensor([self.action(row) for row in tokens.numpy()]), 5).float()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, None])
+def test_what_an_agents_own_play_earns_is_that_of_a_loop(epsilon, monkeypatch):
+    """World by world, by MiniGrid's rules written out; the clock of a state starts anew."""
+    states, net = ch.some_states(5, 40, 6), Wayward()
+    assert (states.carried > 0).any() and ch.returns_of
+    if epsilon is not None:
+        monkeypatch.setattr(ch, "PLAY_EPSILON", epsilon)
+    before = [part.copy() for part in (states.tokens, states.cells, states.carried, states.clock)]
+    found = ch.returns_of(net, states, 0.9, np.random.default_rng(49))
+    after = states.tokens, states.cells, states.carried, states.clock
+    for part, kept in zip(after, before, strict=True):
+        np.testing.assert_array_equal(part, kept)
+    rng, rows, wanted = np.random.default_rng(49), states.tokens.copy(), np.zeros(40)
+    for step in range(100):
+        lucky = rng.random(40) < (0.05 if epsilon is None else epsilon)
+        lots = rng.integers(5, size=40)
+        for i, row in enumerate(rows):
+            if wanted[i]:
+                continue
+            action = FIVE[lots[i] if lucky[i] else net.action(row)]
+            state = (*row[0, 3:].tolist(), int(row[0, 2]), bool(row[1, 2]), int(row[2, 2]))
+            x, y, heading, held, door = dict(moves(state, row, 5)).get(action, state)
+            row[0, 2:], row[1, 2], row[2, 2] = (heading, x, y), held, door
+            if held:
+                row[1, 3:] = x, y
+            if (x, y) == tuple(row[3, 3:].tolist()):
+                wanted[i] = 0.9**step
+    np.testing.assert_allclose(found, wanted)
+    assert (wanted == 0).sum() > 5 and len({*wanted.tolist()}) > 5
+    if epsilon == 0:
+        best = 0.9 ** (ch.shortest(states) - 1.0)
+        np.testing.assert_allclose(found[found > 0], best[found > 0])
+
+
+def test_a_goal_one_step_ahead_is_worth_one_and_one_too_far_away_nothing(monkeypatch):
+    states = ch.some_states(5, 400, 7)
+    near = ch.select(states, np.flatnonzero(ch.shortest(states) == 1))
+    assert len(near.numbers) > 2
+    monkeypatch.setattr(ch, "PLAY_EPSILON", 0.0)
+
+    class Later(nn.Module):
+        """Turns round and round before it goes forward."""
+
+        def __init__(self, turns):
+            super().__init__()
+            self.turns, self.asked, self.unused = turns, 0, nn.Parameter(torch.zeros(1))
+
+        def forward(self, tokens):
+            self.asked += 1
+            action = 2 if self.asked > self.turns else 0
+            return F.one_hot(torch.full((len(tokens),), action), 5).float()
+
+    for turns, worth in ((0, 1.0), (8, 0.97**8), (96, 0.97**96), (100, 0.0)):
+        net = Later(turns)
+        found = ch.returns_of(net, near, 0.97, np.random.default_rng(0))
+        np.testing.assert_allclose(found, worth)
+        assert net.asked == 100
+
+
+# Two states, ten bets
+
+
+def players_one_by_one(double, episodes, runs, rng):
+    """Sutton and Barto (2018), example 6.7, player by player; the random numbers lie ready. Value and share by episode."""
+    tables = 2 if double else 1
+    left = [[0.0] * tables for _ in range(runs)]
+    bets = [[[0.0] * 10 for _ in range(tables)] for _ in range(runs)]
+    found = []
+    for _ in range(episodes):
+        learners = rng.integers(2, size=runs) if double else [0] * runs
+        ties = 1e-9 * rng.standard_normal((runs, 11))
+        explores, coin = rng.random(runs) < 0.1, rng.random(runs) < 0.5
+        explores_bet, any_bet = rng.random(runs) < 0.1, rng.integers(10, size=runs)
+        paid, went = rng.normal(-0.1, 1.0, runs), 0
+        for i in range(runs):
+            seems = sum(left[i]) / tables
+            if not (coin[i] if explores[i] else seems > ties[i, 0]):
+                continue  # right: the game is over, and paid nothing
+            went += 1
+            worth = [sum(t[a] for t in bets[i]) / tables + ties[i, 1 + a] for a in range(10)]
+            bet = any_bet[i] if explores_bet[i] else worth.index(max(worth))
+            mine = int(learners[i])
+            other = 1 - mine if double else mine
+            choice = bets[i][mine].index(max(bets[i][mine]))  # the one chooses ...
+            told = bets[i][other][choice]  # ... the other tells
+            left[i][mine] += 0.1 * (told - left[i][mine])
+            bets[i][mine][bet] += 0.1 * (paid[i] - bets[i][mine][bet])
+        found.append((np.mean(left), went / runs))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_many_players_are_many_single_ones(double):
+    found = ch.value_of_left(double, 120, 25, np.random.default_rng(50))
+    wanted = players_one_by_one(double, 120, 25, np.random.default_rng(50))
+    assert len(found) == 2 and found[0].shape == found[1].shape == (120,)
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-9)
+    np.testing.assert_allclose(found[1], wanted[1], atol=1e-9)
+    assert np.abs(wanted[0]).max() > 0.02 and 0.1 < wanted[1].mean() < 0.9
+
+
+def test_the_bad_table_looks_good_to_who_asks_itself_only():
+    """The book's figure 6.5: Q-learning goes left up to nine times in ten, and both end near the five per cent of ε."""
+    value, share = ch.value_of_left(False, 300, 1500, np.random.default_rng(51))
+    fair, seldom = ch.value_of_left(True, 300, 1500, np.random.default_rng(52))
+    error = 4 * (0.25 / 1500) ** 0.5
+    assert abs(share[0] - 0.5) < error and abs(seldom[0] - 0.5) < error  # nobody knows anything
+    assert value.max() > 0.05 and share.max() > 0.8 and share[-1] < 0.3
+    assert fair.max() < 0.02 and seldom[60:].max() < 0.4 and seldom[-1] < 0.15
+    assert share[30:200].min() > seldom[30:200].max()
+
+
+def looks_by_hand(net, tokens, forbidden=()):
+    """Q-values [B, 5] and weights [B, H, N, N] of a network, with looks (who, whom) forbidden, entry by entry."""
+    heads, norm = net.attention, lambda x, n: F.layer_norm(x, (64,), n.weight, n.bias)
+    with torch.no_grad():
+        nodes = net.embed(ch.as_features(torch.from_numpy(tokens), net.frame)).clamp(min=0)
+        quiet, count = norm(nodes, net.norms[0]), tokens.shape[1]
+        q, k, v = (quiet @ heads.project.weight.T + heads.project.bias).split(64, -1)
+        mixed, weights = torch.zeros_like(quiet), torch.zeros(len(tokens), 4, count, count)
+        for h, i in itertools.product(range(4), range(count)):
+            part = slice(16 * h, 16 * h + 16)
+            fit = {}
+            for j in range(count):
+                if heads.way == "dot":
+                    fit[j] = ((q[:, i, part] * k[:, j, part]).sum(-1) / 4).exp()
+                elif heads.way == "additive":
+                    fit[j] = (torch.tanh(q[:, i, part] + k[:, j, part]) @ heads.judge[h]).exp()
+                else:
+                    fit[j] = torch.full((len(tokens),), float(heads.way == "even" or i == j))
+                if (i, j) in forbidden and i != j:
+                    fit[j] = torch.zeros(len(tokens))
+            for j in range(count):
+                weights[:, h, i, j] = fit[j] / sum(fit.values())
+                mixed[:, i, part] += weights[:, h, i, j, None] * v[:, j, part]
+        nodes = nodes + mixed @ heads.out.weight.T + heads.out.bias
+        nodes = nodes + net.think(norm(nodes, net.norms[1]))
+        return net.answer(nodes.max(1).values), weights
+
+
+def lively(way, frame="agent"):
+    """A relational network whose looks are far from even."""
+    torch.manual_seed(44)
+    net = ch.RelationalNet(way=way, frame=frame)
+    nn.init.normal_(net.attention.project.weight, std=0.3)
+    return net
 
 
 @pytest.mark.parametrize("way", ["dot", "additive", "even", "own"])
-def test_nobody_looks_at_what_is_hidden_and_the_others_share_its_weight(way):
-    module = randomised(ch.Heads(16, 2, way))
-    nodes = torch.randn(3, 5, 16)
-    hidden = torch.zeros(3, 5, dtype=torch.bool)
-    hidden[0, 2] = hidden[1, 4] = True
-    free, before = module(nodes)
-    told, weights = module(nodes, hidden)
-    torch.testing.assert_close(told[2], free[2])
-    torch.testing.assert_close(weights[2], before[2])
-    values = module.project(nodes)[..., 32:].reshape(3, 5, 2, 8)
+def test_a_network_whose_looks_are_left_alone_is_the_same(way):
+    net, tokens = lively(way), torch.from_numpy(scene(40, side=5, seed=45))
+    before, asked = copy.deepcopy(net.state_dict()), []
+    free = [part.detach().clone() for part in net.look(tokens)]
+    same_again = ch.edited(net, lambda weights: asked.append(weights.shape) or weights)
+    assert all(torch.equal(*pair) for pair in zip(same_again.look(tokens), free, strict=True))
+    assert torch.equal(same_again(tokens), free[0]) and asked == [(40, 4, 4, 4)] * 2
+    assert {*map(id, same_again.parameters())} == {*map(id, net.parameters())}  # not copies
+    other = ch.edited(net, lambda weights: weights.flip(-1))
+    assert (other(tokens) - free[0]).abs().max() > 1e-3 or way == "even"
+    assert same(dict(net.state_dict()), dict(before)) and isinstance(net.attention, ch.Heads)
+    assert all(torch.equal(*pair) for pair in zip(net.look(tokens), free, strict=True))
+
+
+def test_looks_can_be_replaced_by_those_of_another_network():
+    """With its weights made even, or turned to itself, an attending network is the control of the same parameters."""
+    net, tokens = lively("dot"), torch.from_numpy(scene(40, side=5, seed=46))
+    for way, weights in (("even", torch.full((4, 4), 0.25)), ("own", torch.eye(4))):
+        control = ch.RelationalNet(way=way)
+        control.load_state_dict(net.state_dict())
+        found = ch.edited(net, lambda old, weights=weights: weights.expand_as(old))
+        for one, other in zip(found.look(tokens), control.look(tokens), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    swapped = ch.edited(net, lambda old: old[:, [1, 0, 3, 2]])  # each head with another's looks
+    torch.testing.assert_close(swapped.look(tokens)[1], net.look(tokens)[1][:, [1, 0, 3, 2]])
+    assert (swapped(tokens) - net(tokens)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 1, 5, 5), (3, 2, 5, 5), (1, 5), (3, 1, 1, 5)])
+def test_what_is_left_of_forbidden_looks_adds_up_to_one(shape):
+    rng = np.random.default_rng(47)
+    weights = torch.from_numpy(rng.dirichlet(np.ones(5), (3, 2, 5)))
+    hidden = torch.from_numpy(rng.random(shape) < 0.5)
+    kept = weights.clone(), hidden.clone()
+    found, everywhere = ch.forbid(weights, hidden), hidden.expand(3, 2, 5, 5)
+    assert torch.equal(weights, kept[0]) and torch.equal(hidden, kept[1])
     for b, h, i in itertools.product(range(3), range(2), range(5)):
-        share = [0.0 if hidden[b, j] and j != i else before[b, h, i, j].item() for j in range(5)]
-        total = sum(share) or 1.0
-        np.testing.assert_allclose(weights[b, h, i].tolist(), np.array(share) / total, atol=1e-5)
-    mixed = torch.einsum("bhij,bjhd->bihd", weights, values).reshape(3, 5, 16)
-    torch.testing.assert_close(told, module.out(mixed), rtol=0, atol=1e-5)
+        left = [
+            0.0 if everywhere[b, h, i, j] and i != j else weights[b, h, i, j].item()
+            for j in range(5)
+        ]
+        np.testing.assert_allclose(found[b, h, i].tolist(), np.array(left) / sum(left), atol=1e-12)
+        assert left[i] > 0  # a token may always look at itself
+    alone = ch.forbid(weights, torch.ones(5, 5, dtype=torch.bool))
+    torch.testing.assert_close(alone, torch.eye(5, dtype=alone.dtype).expand(3, 2, 5, 5))
+
+
+@pytest.mark.parametrize("way", ["dot", "additive", "even", "own"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_who_is_hidden_is_looked_at_by_nobody_or_not_by_the_agent(way, number):
+    net, tokens = lively(way), scene(25, side=5, seed=48)
+    before, seen_by = copy.deepcopy(net.state_dict()), torch.from_numpy(tokens)
+    free = looks_by_hand(net, tokens)
+    for one, other in zip(net.look(seen_by), free, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    for by_agent in (False, True):
+        hidden = ch.hiding(net, number, by_agent)
+        who = {(i, number) for i in ([0] if by_agent else range(4))}
+        found, weights = hidden.look(seen_by)
+        values, by_hand = looks_by_hand(net, tokens, who)
+        torch.testing.assert_close(weights, by_hand, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found, values, rtol=0, atol=1e-4)
+        torch.testing.assert_close(hidden(seen_by), found)
+        assert (found - free[0]).abs().max() > 1e-3 or way == "own"
+        untouched = [i for i in range(4) if (i, number) not in who or i == number]
+        torch.testing.assert_close(weights[:, :, untouched], free[1][:, :, untouched])
+    torch.testing.assert_close(
+        ch.hiding(net, number)(seen_by), ch.hiding(net, number, False)(seen_by)
+    )
+    assert same(dict(net.state_dict()), dict(before))
+    torch.testing.assert_close(net(seen_by), free[0], rtol=0, atol=1e-4)
 
 
 def test_phases_follow_key_and_door():
@@ -1584,29 +1922,32 @@ def test_phases_follow_key_and_door():
 
 
 def test_what_an_agent_needs_agrees_with_a_loop():
-    torch.manual_seed(6)
-    net, tokens = ch.RelationalNet(), scene(90, side=5, seed=37)
-    found, seen_by = ch.what_it_needs(net, tokens), torch.from_numpy(tokens)
-    wanted = {}
-    with torch.no_grad():
-        values, weights = net.look(seen_by)
-        for number, name in ((1, "key"), (2, "door"), (3, "goal")):
-            rest = [i for i in range(4) if i != number]
-            without = {"cover": net(seen_by[:, rest])}
-            hidden = torch.arange(4).expand(90, 4) == number
-            without["hide"] = net.look(seen_by, hidden)[0]
-            for phase in range(3):
-                here = [i for i in range(90) if ch.phase_of(tokens)[i] == phase]
-                wanted[f"weight_{name}_{phase}"] = np.mean(
-                    [weights[i, h, 0, number] for i in here for h in range(4)]
-                )
-                for way, others in without.items():
-                    flips = [int(others[i].argmax() != values[i].argmax()) for i in here]
-                    moved = [((others[i] - values[i]) ** 2).mean().item() for i in here]
-                    wanted[f"{way}_flips_{name}_{phase}"] = np.mean(flips)
-                    wanted[f"{way}_moved_{name}_{phase}"] = np.mean(moved) ** 0.5
+    net, tokens = lively("dot"), scene(90, side=5, seed=37)
+    nn.init.normal_(net.answer[2].weight, std=1)  # so that the best action is not always the same
+    found, seen_by, wanted = ch.what_it_needs(net, tokens), torch.from_numpy(tokens), {}
+    values, weights = looks_by_hand(net, tokens)
+    for number, name in ((1, "key"), (2, "door"), (3, "goal")):
+        rest = [i for i in range(4) if i != number]
+        without = {
+            "cover": q_of(net, tokens[:, rest]),
+            "hide": looks_by_hand(net, tokens, {(i, number) for i in range(4)})[0],
+            "hide_by_agent": looks_by_hand(net, tokens, {(0, number)})[0],
+        }
+        for phase in range(3):
+            here = [i for i in range(90) if ch.phase_of(tokens)[i] == phase]
+            wanted[f"weight_{name}_{phase}"] = np.mean(
+                [weights[i, h, 0, number] for i in here for h in range(4)]
+            )
+            for way, others in without.items():
+                flips = [int(others[i].argmax() != values[i].argmax()) for i in here]
+                wanted[f"{way}_{name}_{phase}"] = np.mean(flips)
     assert found == pytest.approx(wanted, abs=1e-5)
-    assert any(value > 0 for name, value in found.items() if "hide_flips" in name)
+    for test in ("cover", "hide", "hide_by_agent"):
+        assert any(found[f"{test}_{thing}_0"] > 0 for thing in ("key", "door", "goal"))
+    assert any(
+        found[f"hide_{k}"] != found[f"hide_by_agent_{k}"] for k in ("key_0", "door_1", "goal_2")
+    )
+    torch.testing.assert_close(net(seen_by), values, rtol=0, atol=1e-4)
 
 
 SMALL = {"stages": ((5, 30),), "worlds": 20, "random_steps": 5_000, "batch_size": 16}
@@ -1631,7 +1972,7 @@ def small_scores(monkeypatch):
 def test_rooms_are_measured_small(name, monkeypatch):
     asked = small_scores(monkeypatch)
     found = ch.measure_rooms(ch.RoomsConfig(net=name, **SMALL), 2)
-    sides = (5, 6, 8, 11, 16) if name == "dot" else (5,)
+    sides = (5,) if name == "picture" else (5, 6, 8, 11, 16)  # a picture has a size
     assert set(found.metrics) == {
         "seconds",
         *(f"{what}_{side}" for what in ("score", "steps") for side in sides),
@@ -1641,9 +1982,11 @@ def test_rooms_are_measured_small(name, monkeypatch):
     assert found.metrics["seconds"] == found.curves["seconds"][-1] > 0 and found.state is None
 
 
-def test_the_chapters_own_agent_is_judged_by_minigrid(monkeypatch):
-    asked, config = small_scores(monkeypatch), ch.RoomsConfig()
-    state = next(ch.train_rooms(ch.RoomsConfig(**SMALL), 1)).state()
+@pytest.mark.parametrize("name", ["dot", "own", "flat", "picture"])
+def test_the_chapters_own_agents_are_judged_by_minigrid(name, monkeypatch):
+    """Those that are looked into keep their weights."""
+    asked, config = small_scores(monkeypatch), ch.RoomsConfig(net=name)
+    state = next(ch.train_rooms(ch.RoomsConfig(net=name, **SMALL), 1)).state()
     metrics = {name: 0.5 for name in ("reached the goal", "episode length", "loss", "seconds")}
     monkeypatch.setattr(
         ch, "train_rooms", lambda *a: iter([ch.Progress(1, 1, metrics, lambda: state)])
@@ -1651,9 +1994,11 @@ def test_the_chapters_own_agent_is_judged_by_minigrid(monkeypatch):
     found = ch.measure_rooms(config, 4)
     assert asked[-1] == ("judge", 5, 1000, 4)
     assert (found.metrics["judged"], found.metrics["judged_steps"]) == (0.5, 130)
-    ch.RelationalNet().load_state_dict(found.state["net"])
-    wanted = ch.net_from(state, config).state_dict()
-    assert same(dict(found.state["net"]), dict(wanted))
+    if name in ("flat", "picture"):
+        assert found.state is None
+        return
+    ch.NETS[name]().load_state_dict(found.state["net"])
+    assert same(dict(found.state["net"]), dict(ch.net_from(state, config).state_dict()))
 
 
 def test_exploration_is_measured_on_the_way(monkeypatch):
@@ -1667,40 +2012,70 @@ def test_exploration_is_measured_on_the_way(monkeypatch):
     assert [ask[3] for ask in asked] == [20] * 3 + [50] * len(ch.NOISES)
 
 
-def test_floors_are_the_best_of_random_play(monkeypatch):
-    asked = small_scores(monkeypatch)
-    scores = iter(np.arange(5 * len(ch.FLOORS)) / 100)
-    monkeypatch.setattr(
-        ch, "score_of", lambda *ask: asked.append(ask) or (float(next(scores)), 3.0)
-    )
+def test_floors_are_the_best_of_random_play_and_of_reflexes(monkeypatch):
+    asked, table = [], {}
+    rng = np.random.default_rng(53)
+
+    def score_of(act, side, episodes, seed):
+        asked.append((act, side, episodes, seed))
+        return table.setdefault((act, side), (float(rng.random()), float(rng.uniform(9, 99))))
+
+    assert ch.measure_floors
+    monkeypatch.setattr(ch, "floor_player", lambda odds: ("random", odds))
+    monkeypatch.setattr(ch, "reflex", lambda odds: ("reflex", odds))
+    monkeypatch.setattr(ch, "score_of", score_of)
     monkeypatch.setattr(ch, "shortest", lambda rooms: np.full(len(rooms.tokens), 7))
-    found = ch.measure_floors(None, 1).metrics
-    n = len(ch.FLOORS)
-    for i, side in enumerate((5, 6, 8, 11, 16)):
-        assert found[f"even_{side}"] == pytest.approx(n * i / 100)
-        assert found[f"best_{side}"] == pytest.approx((n * i + n - 1) / 100)
-    assert found["fewest"] == 7 and {ask[1] for ask in asked} == {5, 6, 8, 11, 16}
+    found, wanted = ch.measure_floors(None, 3).metrics, {"fewest": 7}
+    for side in (5, 6, 8, 11, 16):
+        random = [table[("random", odds), side][0] for odds in ch.FLOORS.values()]
+        score, steps = max(table[("reflex", odds), side] for odds in ch.REFLEXES.values())
+        wanted |= {f"even_{side}": table[("random", (1, 1, 1, 1, 1)), side][0], f"random_{side}": max(random),
+                   f"score_{side}": score, f"steps_{side}": steps}  # fmt: skip
+    assert found == pytest.approx(wanted)
+    assert len(asked) == 5 * (len(ch.FLOORS) + len(ch.REFLEXES))
+    assert {ask[2:] for ask in asked} == {(500, 3)}
 
 
 def test_speeds_are_measured(monkeypatch):
     assert ch.measure_speed
     monkeypatch.setattr(ch, "random_steps_per_second", lambda count, side, steps: count * side)
-    monkeypatch.setattr(ch, "minigrid_steps_per_second", lambda side, steps: side)
+    monkeypatch.setattr(
+        ch, "minigrid_steps_per_second", lambda side, steps, sees=True: side + 1000 * (not sees)
+    )
     found = ch.measure_speed(None, 1).metrics
-    assert found == {f"worlds_{n}": 8 * n for n in (1, 64, 256, 1024)} | {"minigrid": 8}
+    wanted = {f"worlds_{n}": 8 * n for n in (1, 64, 256, 1024)}
+    assert found == wanted | {"minigrid": 8, "minigrid_blind": 1008}
 
 
-def test_stored_agents_are_looked_into(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["dot", "own"])
+def test_stored_agents_are_looked_into(name, monkeypatch, tmp_path):
     torch.manual_seed(7)
-    net = ch.RelationalNet(way="own")
+    net, asked, players = ch.RelationalNet(way=name), [], []
     monkeypatch.setattr(ch.results, "RESULTS", tmp_path)
-    path = ch.results.run_path("A6", "own", 4).with_suffix(".safetensors")
+    path = ch.results.run_path("A6", name, 4).with_suffix(".safetensors")
     save_checkpoint(path, {"net": net.state_dict()})
-    assert same(dict(ch.stored_net("own", 4).state_dict()), dict(net.state_dict()))
-    found = ch.measure_needs(ch.NeedsConfig("own", 40), 4).metrics
-    assert set(found) == set(ch.what_it_needs(net, scene(20, side=5)))
-    assert found["weight_key_0"] == 0  # it listens to itself only
-    assert found["cover_moved_key_0"] > 0
+    assert same(dict(ch.stored_net(name, 4).state_dict()), dict(net.state_dict()))
+    score_of, player = ch.score_of, ch.player
+    assert ch.measure_needs
+    monkeypatch.setattr(ch, "player", lambda net: players.append(net) or player(net))
+    monkeypatch.setattr(ch, "score_of", lambda act, *ask, **more: asked.append((*ask, more))
+                        or (score_of(act, *ask, **more)[0] + len(asked), 9.0))  # fmt: skip
+    found = ch.measure_needs(ch.NeedsConfig(name, 10), 4).metrics
+    tokens = torch.from_numpy(scene(20, side=5))
+    played = [f"played_{what}" for what in ("nothing", "key", "door", "goal")]
+    assert set(found) == {*ch.what_it_needs(net, tokens.numpy()), *played}
+    assert asked == [(5, 20, 4, {"max_steps": 50})] * 4
+    assert [int(found[what]) for what in played] == [1, 2, 3, 4]
+    assert [found[what] >= 1 for what in played] == [True] * 4
+    for number, playing in enumerate(players):  # nothing, key, door, goal
+        wanted = ch.hiding(net, number) if number else net
+        torch.testing.assert_close(playing(tokens), wanted(tokens))
+    if name == "own":  # it listens to itself only
+        assert all(
+            found[f"{test}_{thing}_0"] == 0
+            for test in ("weight", "hide", "hide_by_agent")
+            for thing in ("key", "door", "goal")
+        )
 
 
 def solutions():
@@ -1763,7 +2138,26 @@ def test_every_setting_of_the_measurements_is_its_own():
         and settings["double_1"].n_steps == 1
     )
     assert {settings[f"epsilon_{e:g}"].epsilon for e in ch.EPSILONS} == set(ch.EPSILONS)
-    assert settings["curriculum"].stages == settings["grid_curriculum"].stages == ch.CURRICULUM
+    assert settings["curriculum"].stages == settings["curriculum_grid"].stages == ch.CURRICULUM
+    for name, (net, frame) in {
+        **{f"eight_{net}": (net, "agent") for net in ("own", "even", "flat")},
+        **{f"grid_{net}": (net, "grid") for net in ("own", "even", "flat")},
+    }.items():  # the rivals at 8: as "apart_all" and "apart_grid", but for the network
+        wanted = dataclasses.replace(settings["apart_all"], net=net, frame=frame)
+        assert settings[name] == ch.RIVALS_AT_8[name] == wanted
+    for name, other, what in (
+        ("curriculum_own", "curriculum", {"net": "own"}),
+        ("curriculum_even", "curriculum", {"net": "even"}),
+        ("curriculum_grid", "curriculum", {"frame": "grid"}),
+        ("size_8_grid", "size_8", {"frame": "grid"}),
+    ):
+        assert settings[name] == ch.SIZES[name] == dataclasses.replace(settings[other], **what)
+    seeds = {(m.row, m.name): m.seeds for m in ch.MEASUREMENTS}
+    assert tuple(range(1, 11)) == ch.TEN and min(len(some) for some in seeds.values()) >= 3
+    for name in ch.NETS:  # those that carry the verdict
+        assert seeds["A6", name] == (ch.TEN if name in ("dot", "own", "even") else ch.FIVE)
+    for e in ch.EPSILONS:  # no random play beforehand, which would explore in ε's place
+        assert settings[f"epsilon_{e:g}"].random_steps == 0
 
 
 # Learning
@@ -1778,5 +2172,6 @@ def test_the_agent_learns_to_fetch_the_key(seed):
     floors = [
         ch.score_of(ch.floor_player(weights), 5, 1000, seed)[0] for weights in ch.FLOORS.values()
     ]
-    assert reached >= 0.9 and steps < 80
+    slow = [ch.score_of(ch.reflex(weights), 5, 1000, seed)[1] for weights in ch.REFLEXES.values()]
+    assert reached >= 0.9 and steps < 80 and 1.5 * steps < min(slow)
     assert max(floors) < 0.6
