@@ -1554,18 +1554,12 @@ def test_a_reflex_gets_far_and_no_further_than_possible():
         assert steps > 4 * fewest.mean()
 
 
-def test_the_floors_of_the_figures_are_random_play_and_reflexes(monkeypatch):
-    """A player for each weight, known by its name; the two kinds in this order, so that a slice tells them apart."""
-    assert ch.FLOORS["all alike"] == (1, 1, 1, 1, 1)
-    assert not {*ch.FLOORS} & {*ch.REFLEXES} and len({*ch.REFLEXES.values()}) == 2
-
-
 def test_speeds_are_of_as_many_steps_as_they_say(monkeypatch):
     made, step = [], ch.Rooms.step
     assert ch.random_steps_per_second and ch.minigrid_steps_per_second  # defined before
     monkeypatch.setattr(ch.Rooms, "step", lambda rooms, a: made.append(len(a)) or step(rooms, a))
     ticks = iter([0.0, 2.0, 0.0, 4.0, 0.0, 0.5])
-    monkeypatch.setattr(ch.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(ch.time, "process_time", lambda: next(ticks))
     assert ch.random_steps_per_second(16, 5, 300) == 300 * 16 / 2 and made == [16] * 300
     theirs, walk, looks = [], DoorKeyEnv.step, []
     monkeypatch.setattr(DoorKeyEnv, "step", lambda env, a: theirs.append(a) or walk(env, a))
@@ -1727,9 +1721,13 @@ def test_what_an_agents_own_play_earns_is_that_of_a_loop(epsilon, monkeypatch):
 
 
 def test_a_goal_one_step_ahead_is_worth_one_and_one_too_far_away_nothing(monkeypatch):
-    states = ch.some_states(5, 400, 7)
-    near = ch.select(states, np.flatnonzero(ch.shortest(states) == 1))
-    assert len(near.numbers) > 2
+    near = ch.Rooms(ch.doorkey, 12, 5, np.random.default_rng(54))
+    for _ in range(
+        25
+    ):  # who has one step to go waits: with the key in hand there is nothing to pick up
+        ways = [plan(row, 5) for row in near.tokens]
+        near.step(np.array([way[0] if len(way) > 1 else PICK_UP for way in ways]))
+    assert ch.shortest(near).tolist() == [1] * 12 and (near.clock == 25).all()
     monkeypatch.setattr(ch, "PLAY_EPSILON", 0.0)
 
     class Later(nn.Module):
@@ -1790,7 +1788,7 @@ def test_many_players_are_many_single_ones(double):
     assert len(found) == 2 and found[0].shape == found[1].shape == (120,)
     np.testing.assert_allclose(found[0], wanted[0], atol=1e-9)
     np.testing.assert_allclose(found[1], wanted[1], atol=1e-9)
-    assert np.abs(wanted[0]).max() > 0.02 and 0.1 < wanted[1].mean() < 0.9
+    assert np.abs(wanted[0]).max() > 0.01 and 0.1 < wanted[1].mean() < 0.9
 
 
 def test_the_bad_table_looks_good_to_who_asks_itself_only():
@@ -1801,7 +1799,7 @@ def test_the_bad_table_looks_good_to_who_asks_itself_only():
     assert abs(share[0] - 0.5) < error and abs(seldom[0] - 0.5) < error  # nobody knows anything
     assert value.max() > 0.05 and share.max() > 0.8 and share[-1] < 0.3
     assert fair.max() < 0.02 and seldom[60:].max() < 0.4 and seldom[-1] < 0.15
-    assert share[30:200].min() > seldom[30:200].max()
+    assert share[10:150].mean() > seldom[10:150].mean() + 0.2
 
 
 def looks_by_hand(net, tokens, forbidden=()):

@@ -1,6 +1,7 @@
 """What chapter 05b says about its world and its stored runs."""
 
 import numpy as np
+from scipy import stats
 
 from rlbook_utils import results
 from rlbook_utils.definitions import load_chapter
@@ -10,9 +11,26 @@ A6 = lambda name, metric: results.metric("A6", name, metric)
 
 
 def speed():
-    """A thousand worlds make at least a million steps a second on one core; one alone is no faster than MiniGrid's."""
-    assert (A6("speed", "worlds_1024") > 1e6).all()
-    assert np.median(A6("speed", "worlds_1")) < 2 * np.median(A6("speed", "minigrid"))
+    """A thousand worlds: above a million steps a second, each for a few steps of one; MiniGrid without its view: 30 times."""
+    one, thousand, theirs, blind = (
+        A6("speed", name) for name in ("worlds_1", "worlds_1024", "minigrid", "minigrid_blind")
+    )
+    assert (thousand > 1e6).all() and 0.5 < np.median(one) / np.median(theirs) < 3
+    assert 1 < 1024 * np.median(one) / np.median(thousand) < 6
+    assert (blind > 10 * theirs).all() and (blind < 100 * theirs).all()
+    assert 20 < np.median(blind) / np.median(theirs) < 45
+    assert (thousand > 5 * blind).all()
+
+
+def reflexes():
+    """Random play: above a third at every side; the reflex: above four of five; the agent: a ninth of its steps."""
+    random = {side: A6("floors", f"random_{side}").mean() for side in CHAPTER.SIDES}
+    reflex = {side: A6("floors", f"score_{side}") for side in CHAPTER.SIDES}
+    assert min(random.values()) > 1 / 3 and max(random.values()) < 0.45
+    for side, score in reflex.items():
+        assert score.min() > 0.8 and score.mean() > 2 * random[side]
+    share = A6("dot", "judged_steps").mean() / A6("floors", "steps_5").mean()
+    assert 1 / 10 < share < 1 / 8
 
 
 def rivals():
@@ -108,18 +126,51 @@ def needs(name, what):
     }
 
 
+def lead(ahead, behind):
+    """How far apart two means are, and half the width of a 95 % interval (Welch)."""
+    test = stats.ttest_ind(ahead, behind, equal_var=False).confidence_interval()
+    return ahead.mean() - behind.mean(), (test.high - test.low) / 2
+
+
+def sides():
+    """In rooms not seen: below the reflex; attention ahead of all alike and the row, not clearly of itself only."""
+    score = {name: 100 * A6(name, "score_8") for name in ("dot", "own", "even", "flat")}
+    reflex = 100 * A6("floors", "score_8").mean()
+    assert max(found.mean() for found in score.values()) < reflex
+    for name, clear in (("own", False), ("even", True), ("flat", True)):
+        apart, half = lead(score["dot"], score[name])
+        assert (apart > half) == clear and apart > 0
+    return *(score[name].mean() for name in ("dot", "own", "even", "flat")), reflex
+
+
 def hidden():
-    """First the look at the key, then the one at the door; weight without need; no common story behind the door."""
-    flips, weight = needs("dot", "hide_flips"), needs("dot", "weight")
-    assert flips["door", 0].max() < 3.5 and flips["key", 1].max() < 7.5
-    assert weight["door", 0].mean() > 0.8 * weight["key", 0].mean()
-    assert flips["goal", 2].min() < 1 and flips["goal", 2].max() > 50
+    """First the look at the key, then at the door; all alike need everything; weight without need; not the agent's row."""
+    flips, even = needs("dot", "hide"), needs("even", "hide")
     key, door = flips["key", 0], flips["door", 1]
-    return key.min(), key.max(), door.min(), door.max()
+    assert max(flips["door", 0].max(), flips["goal", 0].max()) < 3.5
+    assert max(flips["key", 1].max(), flips["goal", 1].max()) < 7.5
+    assert min(even[thing, 0].mean() for thing in ("key", "door", "goal")) > 15
+    weight, alone = needs("dot", "weight")["door", 0], needs("dot", "hide_by_agent")["key", 0]
+    ends = [end for seeds in (key, door, weight, alone) for end in (seeds.min(), seeds.max())]
+    assert alone.mean() < key.mean() / 2
+    return (*ends, 3)
+
+
+def played():
+    """Without its looks the agent loses, without any the other network does not."""
+    dot, own = (
+        {
+            thing: 100 * results.metric("A10", f"needs_{name}", f"played_{thing}")
+            for thing in CHAPTER.HIDDEN
+        }
+        for name in ("dot", "own")
+    )
+    assert dot["nothing"].min() > 99 and all((seeds > 99).all() for seeds in own.values())
+    return dot["door"].max(), dot["key"].max(), *dot["goal"]
 
 
 def covered():
     """Covering the key changes the actions of the network that never looks as often."""
-    own, dot = needs("own", "cover_flips")["key", 0], needs("dot", "cover_flips")["key", 0]
-    assert (needs("own", "hide_flips")["key", 0] == 0).all() and abs(own.mean() - dot.mean()) < 5
+    own, dot = needs("own", "cover")["key", 0], needs("dot", "cover")["key", 0]
+    assert (needs("own", "hide")["key", 0] == 0).all() and abs(own.mean() - dot.mean()) < 5
     return own.min(), own.max()
