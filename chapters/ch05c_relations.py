@@ -942,12 +942,13 @@ def block_of(node: int) -> tuple[slice, slice]:
 
 
 def draw_maze(
-    axes: Axes, picture: np.ndarray, looks: np.ndarray | None = None, title: str = ""
-) -> None:
-    """The maze in colour [210, 160, 3], dimmed where nobody looks: looks [N], adding up to 1, or None."""
+    axes: Axes, picture: np.ndarray, looks: np.ndarray | None = None, title: str = "", most: float = 1.0,
+) -> None:  # fmt: skip
+    """The maze in colour [210, 160, 3]; dimmed where nobody looks, if looks [N] are given; ``most`` is the brightest."""
     shown = picture[MAZE] / 255
     if looks is not None:
-        light = np.repeat(np.repeat(looks.reshape(GRID) / looks.max(), 2 * CELL, 0), 2 * CELL, 1)
+        light = (looks / most).clip(0, 1).reshape(GRID)
+        light = np.repeat(np.repeat(light, 2 * CELL, 0), 2 * CELL, 1)
         light = np.roll(light, (4, 4), (0, 1))  # a node sees 16 pixels, from 2 before its middle 12
         shown = shown * (0.25 + 0.75 * light[..., None])
     axes.imshow(shown, interpolation="nearest")
@@ -1043,7 +1044,7 @@ class AlienNet(nn.Module):
 class AlienConfig:
     """Double DQN on Alien's pixels."""
 
-    decisions: int = knob(100_000, 80, 1_000_000, "of all games together", step=80)
+    decisions: int = knob(200_000, 80, 1_000_000, "of all games together", step=80)
     mixing: str = choice("attention", ("attention", "nothing"))
     n_step: int = knob(5, 1, 20, "steps of a return")
     discount: float = knob(0.99, 0.9, 0.999, "gamma", step=0.001)
@@ -1056,8 +1057,8 @@ class AlienConfig:
     capacity: int = knob(50_000, 100, 200_000, "transitions that the replay holds")
     warm_up: int = knob(4000, 50, 100_000, "decisions before learning begins")
     sync_every: int = knob(500, 1, 10_000, "updates between copies to the target network")
-    reports: int = knob(25, 1, 1000, "points of the learning curve")
-    games: int = knob(100, 2, 1000, "whole games that the trained agent is scored on")
+    reports: int = knob(40, 1, 1000, "points of the learning curve")
+    games: int = knob(100, 2, 1000, "whole games of a score, of which there are two")
     batch: int = 32
     num_envs: int = 8
 
@@ -1216,11 +1217,16 @@ def play_alien(policy: Policy, count: int, seed: int, codes: Sequence[int] = MOV
             return scores
 
 
-def score_alien(net: nn.Module, seed: int, count: int, epsilon: float = 0.05) -> np.ndarray:
-    """Scores of ``count`` whole games, with a share ``epsilon`` of single random moves: [count]."""
-    rng = np.random.default_rng([SCORING, seed])
-    policy = Explorer(greedy_moves(net), lambda: epsilon, 1, rng)
-    return play_alien(policy, count, spread((SCORING, seed), 1)[0])
+NOISES = {"score": 1, "held_score": 4}  # decisions that a random move in play is held
+
+
+def score_alien(
+    net: nn.Module, seed: int, count: int, hold: int = 1, epsilon: float = 0.05
+) -> np.ndarray:
+    """Scores of ``count`` whole games, a share ``epsilon`` of the moves random, ``hold`` decisions at a time: [count]."""
+    rng = np.random.default_rng([SCORING, seed, hold])
+    policy = Explorer(greedy_moves(net), lambda: epsilon, hold, rng)
+    return play_alien(policy, count, spread((SCORING, seed, hold), 1)[0])
 
 
 # %% [markdown]
@@ -1231,11 +1237,12 @@ def score_alien(net: nn.Module, seed: int, count: int, epsilon: float = 0.05) ->
 # %% tags=["hide-input"]
 @dataclass(frozen=True)
 class FloorConfig:
-    """Policies that do not look."""
+    """Policies that do not look, and networks that have not learned."""
 
-    games: int = knob(300, 2, 1000, "games of each policy that is scored")
-    screened: int = knob(20, 1, 1000, "other games, by which the best of their kind are chosen")
-    holds: tuple[int, ...] = (1, 2, 4, 8, 16)
+    games: int = knob(200, 2, 1000, "games of each policy that is scored")
+    screened: int = knob(24, 1, 1000, "other games, by which the best of their kind are chosen")
+    untrained: int = knob(30, 2, 1000, "games of each untrained network, with either noise")
+    holds: tuple[int, ...] = (4, 8, 12, 16, 32)
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -1248,13 +1255,25 @@ def held(hold: int, actions: int, rng: np.random.Generator) -> Policy:
     return drawn
 
 
+# %%
+DIAGONALS, FIRING = (6, 7, 8, 9), 8  # codes; a move with fire is so many codes further on
+
+
 def blind_policies(config: FloorConfig, rng: np.random.Generator) -> dict[str, dict[str, tuple]]:
     """Kinds of policies that need no picture; name -> (policy maker, codes of its actions)."""
     every, first = tuple(range(18)), lambda: lambda obs: np.zeros(len(obs), int)
+    ways = {"straight": MOVES, "diagonal": DIAGONALS, "any of eight": MOVES + DIAGONALS}
+    ways |= {
+        f"{way}, firing": tuple(code + FIRING for code in codes) for way, codes in ways.items()
+    }
     return {
         "random": {"random": (partial(held, 1, 18, rng), every)},
         "single": {f"action {code}": (first, (code,)) for code in every},
-        "held": {f"held {hold}": (partial(held, hold, 4, rng), MOVES) for hold in config.holds},
+        "held": {
+            f"{way}, held {hold}": (partial(held, hold, len(codes), rng), codes)
+            for way, codes in ways.items()
+            for hold in config.holds
+        },
     }
 
 
@@ -1400,15 +1419,31 @@ def cover(obs: np.ndarray, nodes: np.ndarray, maze: np.ndarray) -> np.ndarray:
 
 
 # %%
-def hide(weights: torch.Tensor, nodes: np.ndarray) -> torch.Tensor:
-    """Weights [B, heads, N, N] where no other node may look at one node of each [B]; the rest still adds up to 1."""
-    hidden = F.one_hot(torch.as_tensor(nodes), weights.shape[-1]).bool()
-    return RELATIONAL.forbid(weights, hidden[:, None, None])
+def hide(weights: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
+    """Weights [B, heads, N, N] where no other node may look at the hidden ones [B, N]; the rest still adds up to 1."""
+    return RELATIONAL.forbid(weights, torch.as_tensor(hidden)[:, None, None])
 
 
 def evenly(weights: torch.Tensor) -> torch.Tensor:
     """Weights of agents that look everywhere alike."""
     return torch.full_like(weights, 1 / weights.shape[-1])
+
+
+def equal_mass(looks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Nodes by lot that together are looked at as much as the most attended one (or a little more), without it: [B, N]."""
+    chosen = np.zeros(looks.shape, bool)
+    for nodes, seen in zip(chosen, looks, strict=True):
+        for node in rng.permutation(len(seen)):  # taken if the sum comes nearer by it
+            nodes[node] = node != seen.argmax() and seen[nodes].sum() + seen[node] / 2 < seen.max()
+    return chosen
+
+
+def by_place(looks: np.ndarray) -> tuple[float, float]:
+    """How far a map is a matter of place: looks [B, N]. Percent of its variance that the nodes' means explain; percent
+    of instants with the same brightest node."""
+    away = looks - 1 / looks.shape[1]
+    explained = (away.mean(0) ** 2).mean() / (away**2).mean()
+    return 100 * explained, 100 * np.bincount(looks.argmax(1)).max() / len(looks)
 
 
 # %%
@@ -1487,10 +1522,31 @@ def instants_of(net: nn.Module, config: LookConfig, seed: int) -> tuple[np.ndarr
 
 
 # %% tags=["hide-input"]
+def whom_it_watches(
+    looks: np.ndarray, figures: list[dict], rng: np.random.Generator
+) -> dict[str, float]:
+    """How much figures are looked at (1: an even share), beside the same nodes at other instants; what is brightest."""
+    found, instants = {}, np.arange(len(looks))
+    most, another = looks.argmax(1), rng.permutation(len(looks))
+    for kind in SPRITES:
+        here = np.zeros(looks.shape, bool)  # [B, N]
+        for row, seen in zip(here, figures, strict=True):
+            row[list(seen[kind])] = True
+        empty = (looks * ~here).sum(0) / (~here).sum(0).clip(1)  # [N], while it is not there
+        at = np.where(here)
+        found[f"{kind}_looks"] = looks.shape[1] * looks[at].mean() if len(at[0]) else 1.0
+        found[f"{kind}_place"] = looks.shape[1] * empty[at[1]].mean() if len(at[0]) else 1.0
+        found[f"most_is_{kind}"] = 100 * here[instants, most].mean()
+        found[f"chance_is_{kind}"] = 100 * here.mean()
+        found[f"another_is_{kind}"] = 100 * here[instants, most[another]].mean()
+    return found
+
+
+# %% tags=["hide-input"]
 def looks_of(
     net: nn.Module, other: nn.Module, obs: np.ndarray, figures: list[dict], seed: int
 ) -> dict[str, float]:
-    """Whom an agent looks at, and what covering does to its values and to another agent's that mixes nothing."""
+    """Whom an agent looks at, and what covering and hiding do to its values and to another agent's that mixes nothing."""
     with torch.no_grad():
         values, weights = net.looks(torch.from_numpy(obs))
     looks, maze = attended(weights).numpy(), np.median(obs[:, 1], 0).astype(np.uint8)
@@ -1500,24 +1556,41 @@ def looks_of(
         "random": (instants, rng.integers(looks.shape[1], size=len(obs))),
         "least": (instants, looks.argmin(1)),
     }
-    found = {"spread": values.std(0, correction=0).mean(), "largest": 100 * looks.max(1).mean()}
-    found["top_head"] = 100 * weights.mean(2).amax(2).mean(0).max()
-    for kind in SPRITES:
+    for kind in ("player", "alien"):
         at = [(i, node) for i, seen in enumerate(figures) for node in sorted(seen[kind])]
         nodes[kind] = tuple(np.array(at, int).reshape(-1, 2).T)
-        found[f"{kind}_looks"] = looks.shape[1] * looks[nodes[kind]].mean() if at else 1.0
-        at_most = [node in seen[kind] for node, seen in zip(nodes["most"][1], figures, strict=True)]
-        found[f"most_is_{kind}"] = 100 * np.mean(at_most)
+    found = {"spread": values.std(0, correction=0).mean(), "largest": 100 * looks.max(1).mean()}
     for name, (when, chosen) in nodes.items():
+        hidden = chosen[:, None] == np.arange(looks.shape[1])
         changes = {
             "": change_by_cover(net, obs[when], chosen, maze),
             "other_": change_by_cover(other, obs[when], chosen, maze),
-            "hidden_": change_by_edit(net, obs[when], partial(hide, nodes=chosen)),
+            "hidden_": change_by_edit(net, obs[when], partial(hide, hidden=hidden)),
         }
         for what, (change, flips) in changes.items():
             found |= {f"{what}change_{name}": change, f"{what}flips_{name}": flips}
-    found["even_change"], found["even_flips"] = change_by_edit(net, obs, evenly)
+    found |= whole_maps(net, obs, weights, rng) | whom_it_watches(looks, figures, rng)
+    found["place"], found["same_node"] = by_place(looks)
     return {name: float(value) for name, value in found.items()}
+
+
+def whole_maps(
+    net: nn.Module, obs: np.ndarray, weights: torch.Tensor, rng: np.random.Generator
+) -> dict[str, float]:
+    """Percent of moves that change if the whole map is another, or nodes by lot with the mass of the brightest are hidden."""
+    looks, another = attended(weights).numpy(), torch.from_numpy(rng.permutation(len(obs)))
+    equal, mean = equal_mass(looks, rng), weights.mean(0, keepdim=True)
+    edits = {
+        "even_flips": evenly,
+        "frozen_flips": lambda weights: mean.expand_as(weights),  # each instant the mean map
+        "another_flips": lambda weights: weights[another],  # that of another instant
+        "hidden_flips_equal": partial(hide, hidden=equal),
+    }
+    found = {name: change_by_edit(net, obs, edit)[1] for name, edit in edits.items()}
+    return found | {
+        "mass_equal": 100 * (looks * equal).sum(1).mean(),
+        "nodes_equal": equal.sum(1).mean(),
+    }
 
 
 # %% tags=["A10", "hide-input"]
@@ -1804,30 +1877,37 @@ def measure_alien_floors(config: FloorConfig, seed: int) -> Measured:
     for kind, policies in blind_policies(config, rng).items():
         screened = {}
         for name, (make, codes) in policies.items():
-            scores = play_alien(make(), config.screened, screening, codes)
-            screened[name] = scores.mean()
+            # Games in which one action is held are all the same; two show it.
+            count = min(2, config.screened) if kind == "single" else config.screened
+            screened[name] = play_alien(make(), count, screening, codes).mean()
         best = max(screened, key=screened.get)
         make, codes = policies[best]
         curves[kind] = play_alien(make(), config.games, scoring, codes)
         curves[f"{kind}_screened"] = list(screened.values())
         found |= {kind: curves[kind].mean(), f"{kind}_best": list(policies).index(best)}
+    nets = [AlienAgent(AlienConfig(), number, "cpu").net for number in (1, 2, 3)]
+    for name, hold in NOISES.items():
+        games = [score_alien(net, seed, config.untrained, hold) for net in nets]
+        curves[f"untrained_{name}"] = np.concatenate(games)
+        found[f"untrained_{name}"] = curves[f"untrained_{name}"].mean()
     return Measured(found, curves=curves)
 
 
 # %% tags=["hide-input"]
 def measure_alien(config: AlienConfig, seed: int) -> Measured:
-    """A trained agent: its score over whole games, its learning curve, its weights."""
-    began, curve = time.perf_counter(), []
+    """A trained agent: its scores over whole games with either noise, its learning curve, its weights."""
+    began, curve = time.process_time(), []
     for progress in train_alien(config, seed):
         curve.append((progress.step, progress.metrics["score"]))
-    seconds, net = time.perf_counter() - began, AlienNet(config.mixing)
+    seconds, net = time.process_time() - began, AlienNet(config.mixing)
     weights = progress.state()["net"]
     net.load_state_dict(weights)
-    scores = score_alien(net, seed, config.games)
+    games = {name: score_alien(net, seed, config.games, hold) for name, hold in NOISES.items()}
     decisions, while_learning = zip(*curve, strict=True)
     return Measured(
-        {"score": scores.mean(), "median": np.median(scores), "minutes": seconds / 60},
-        curves={"decisions": decisions, "score": while_learning, "scores": scores},
+        {name: scores.mean() for name, scores in games.items()} | {"minutes": seconds / 60},
+        curves={"decisions": decisions, "score": while_learning}
+        | {f"games_{name}": scores for name, scores in games.items()},
         state={"net": weights},
     )
 

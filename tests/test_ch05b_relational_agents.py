@@ -2147,7 +2147,7 @@ def test_every_setting_of_the_measurements_is_its_own():
         ("curriculum_own", "curriculum", {"net": "own"}),
         ("curriculum_even", "curriculum", {"net": "even"}),
         ("curriculum_grid", "curriculum", {"frame": "grid"}),
-        ("size_8_grid", "size_8", {"frame": "grid"}),
+        ("size_8_grid_dot", "size_8", {"frame": "grid"}),
     ):
         assert settings[name] == ch.SIZES[name] == dataclasses.replace(settings[other], **what)
     seeds = {(m.row, m.name): m.seeds for m in ch.MEASUREMENTS}

@@ -1005,6 +1005,18 @@ def test_a_score_counts_whole_games_once():
     ] == 30  # to the right: the same 3 dots in every game
 
 
+def test_agents_are_scored_with_random_moves_held_as_long_as_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        ch, "play_alien", lambda policy, count, seed: asked.append((policy, count, seed))
+    )
+    for hold in (1, 4):
+        ch.score_alien(ch.AlienNet(), 1, 7, hold)
+    (one, count, seed), (four, _, other) = asked
+    assert (one.hold, four.hold, count) == (1, 4, 7) and seed != other
+    assert one.epsilon() == four.epsilon() == 0.05 and ch.NOISES == {"score": 1, "held_score": 4}
+
+
 # Alien: what it looks at
 
 
@@ -1017,6 +1029,10 @@ def test_covering_touches_one_block_of_both_frames():
         row, column = node // 5, node % 5
         inside[12 * row : 12 * row + 16, 12 * column : 12 * column + 16] = True
         assert (after[:, inside] == 77).all() and (after[:, ~inside] == before[:, ~inside]).all()
+
+
+def one_node(nodes):
+    return np.asarray(nodes)[:, None] == np.arange(NODES)
 
 
 class Watcher(torch.nn.Module):
@@ -1068,7 +1084,7 @@ def test_weights_may_be_edited_and_still_add_up_to_one():
         values, weights = net.looks(obs)
         same, _ = net.looks(obs, lambda weights: weights)
         torch.testing.assert_close(same, values)
-        _, hidden = net.looks(obs, lambda weights: ch.hide(weights, nodes))
+        _, hidden = net.looks(obs, lambda weights: ch.hide(weights, one_node(nodes)))
     torch.testing.assert_close(hidden.sum(-1), torch.ones(3, 4, NODES))
     for b, node in enumerate(nodes):
         others = [n for n in range(NODES) if n != node]
@@ -1096,15 +1112,44 @@ def test_hiding_leaves_the_pixels_in_place():
     obs = np.zeros((4, 2, 84, 60), np.uint8)
     rows, columns = ch.block_of(8)
     obs[:, :, rows.start, columns.start] = 40
-    away = ch.change_by_edit(Watcher(), obs, lambda weights: ch.hide(weights, np.full(4, 8)))
+    away = ch.change_by_edit(
+        Watcher(), obs, lambda weights: ch.hide(weights, one_node(np.full(4, 8)))
+    )
     assert away == pytest.approx((2, 100))
-    unseen = ch.change_by_edit(Watcher(), obs, lambda weights: ch.hide(weights, np.full(4, 30)))
+    unseen = ch.change_by_edit(
+        Watcher(), obs, lambda weights: ch.hide(weights, one_node(np.full(4, 30)))
+    )
     assert unseen == pytest.approx((0, 0), abs=1e-5)
     empty = [{"player": set(), "alien": {30}, "bonus": set()}] * 4
     found = ch.looks_of(Watcher(), ch.AlienNet("nothing"), obs, empty, 1)
     assert found["hidden_flips_most"] == 100 and found["hidden_flips_alien"] == 0
     assert found["flips_most"] == 0  # the maze always looks like this, so that nothing is covered
     assert found["even_flips"] == 100
+    assert found["frozen_flips"] == found["another_flips"] == 0  # this map never changes
+    assert found["place"] == pytest.approx(100) and found["same_node"] == 100
+
+
+def test_sets_of_equal_mass_weigh_as_much_as_the_brightest_node_and_leave_it_out():
+    rng = np.random.default_rng(0)
+    looks = rng.dirichlet(np.full(NODES, 2.0), 400)
+    chosen = ch.equal_mass(looks, np.random.default_rng(1))
+    assert not chosen[np.arange(400), looks.argmax(1)].any()
+    mass, top = (looks * chosen).sum(1), looks.max(1)
+    assert mass.mean() == pytest.approx(top.mean(), rel=0.1) and np.abs(mass - top).max() < 0.1
+    again = ch.equal_mass(looks, np.random.default_rng(2))
+    assert (chosen != again).any(1).mean() > 0.9 and 2 < chosen.sum(1).mean() < 12
+
+
+def test_the_share_of_place_is_what_the_means_of_nodes_explain():
+    rng = np.random.default_rng(0)
+    always = np.tile(rng.dirichlet(np.full(NODES, 0.5)), (50, 1))
+    assert ch.by_place(always) == pytest.approx((100, 100))
+    moving = np.eye(NODES)[np.arange(5 * NODES) % NODES]
+    assert ch.by_place(moving) == pytest.approx((0, 100 / NODES))
+    both = np.concatenate([always, always[:, ::-1]])
+    mean = both.mean(0) - 1 / NODES
+    share = (mean**2).sum() / ((both - 1 / NODES) ** 2).sum(1).mean()
+    assert ch.by_place(both) == pytest.approx((100 * share, 50))
 
 
 def test_who_is_looked_at_is_counted_over_those_that_look():
@@ -1133,8 +1178,24 @@ def test_looks_are_counted_where_the_figures_are():
     found = ch.looks_of(Watcher(), ch.AlienNet("nothing"), obs, figures, 1)
     assert found["player_looks"] == pytest.approx(0.75 * NODES)
     assert found["alien_looks"] == pytest.approx(NODES * 0.5 * 0.25 / (NODES - 2))
-    assert found["most_is_player"] == 75 and found["most_is_alien"] == 0
-    assert found["most_is_bonus"] == 25
+    assert found["most_is_player"] == found["another_is_player"] == 75
+    assert found["most_is_bonus"] == 25 and found["most_is_alien"] == 0
+    assert found["chance_is_alien"] == pytest.approx(100 * 2 * 3 / 4 / NODES)
+    assert found["player_place"] == found["player_looks"]  # this map knows places only
+
+
+def test_figures_are_held_against_the_same_nodes_at_other_instants():
+    looks = np.full((4, NODES), 0.4 / (NODES - 2))
+    looks[:, 3], looks[:, 5] = [0.4, 0.4, 0.2, 0.2], [0.2, 0.2, 0.4, 0.4]
+    figures = [{"player": {3}, "alien": set(), "bonus": {9}}] * 2
+    figures += [{"player": set(), "alien": {3, 5}, "bonus": {9}}] * 2
+    found = ch.whom_it_watches(looks, figures, np.random.default_rng(0))
+    assert found["player_looks"] == pytest.approx(0.4 * NODES)
+    assert found["player_place"] == pytest.approx(0.2 * NODES)
+    assert found["alien_looks"] == pytest.approx(0.3 * NODES)
+    assert found["alien_place"] == pytest.approx(0.3 * NODES)
+    assert found["most_is_player"] == 50 and found["most_is_alien"] == 50
+    assert found["another_is_player"] in (0, 25, 50) and found["bonus_place"] == 0
 
 
 def test_instants_come_at_the_asked_distance_and_from_as_many_games_as_it_takes(monkeypatch):
@@ -1164,14 +1225,23 @@ def test_floors_are_chosen_on_other_games_than_they_are_scored_on(monkeypatch):
         played.append((seed, codes, count))
         return np.full(count, 10.0 * codes[0] if len(codes) == 1 else len(codes))
 
+    asked = []
     monkeypatch.setattr(ch, "play_alien", fake)
-    found = ch.measure_alien_floors(ch.FloorConfig(games=5, screened=3), 1)
+    monkeypatch.setattr(
+        ch, "score_alien", lambda *args: asked.append(args) or np.full(args[2], 10.0 * args[3])
+    )
+    found = ch.measure_alien_floors(ch.FloorConfig(games=5, screened=3, untrained=2), 1)
     assert found.metrics["single"] == 170 and found.metrics["single_best"] == 17
-    assert found.metrics["random"] == 18 and found.metrics["held"] == 4
-    assert len(found.curves["single_screened"]) == 18 and len(found.curves["held_screened"]) == 5
+    assert found.metrics["random"] == 18 and found.metrics["held"] == 8
+    assert len(found.curves["single_screened"]) == 18 and len(found.curves["held_screened"]) == 30
     assert len(found.curves["held"]) == 5
     screening, scoring = ({seed for seed, _, count in played if count == c} for c in (3, 5))
     assert len(screening) == len(scoring) == 1 and screening != scoring
+    assert {seed for seed, codes, count in played if count == 2 and len(codes) == 1} == screening
+    assert found.curves["untrained_score"].tolist() == [10.0] * 6
+    assert found.metrics["untrained_held_score"] == 40
+    start = ch.AlienAgent(ch.AlienConfig(), 2, "cpu").net.places  # where seed 2 begins to learn
+    assert (asked[1][0].places == start).all() and (asked[0][0].places != start).any()
 
 
 def test_blind_policies_do_what_their_names_say():
@@ -1179,12 +1249,17 @@ def test_blind_policies_do_what_their_names_say():
     kinds = ch.blind_policies(ch.FloorConfig(), rng)
     make, codes = kinds["random"]["random"]
     assert set(make()(np.zeros((2000, 1))).tolist()) == set(range(18)) and codes == tuple(range(18))
-    make, codes = kinds["held"]["held 4"]
+    make, codes = kinds["held"]["straight, held 4"]
     policy = make()
     moves = np.stack([policy(obs) for _ in range(8)])
     assert (moves[:4] == moves[0]).all() and (moves[4:] == moves[4]).all()
     assert (moves[0] != moves[4]).any() and set(moves[0].tolist()) == {0, 1, 2, 3}
     assert codes == (2, 3, 4, 5)
+    make, codes = kinds["held"]["any of eight, firing, held 12"]
+    assert codes == tuple(range(10, 18)) and make().hold == 12 and make().choices == 8
+    assert kinds["held"]["diagonal, held 32"][1] == (6, 7, 8, 9)
+    assert kinds["held"]["straight, firing, held 8"][1] == (10, 11, 12, 13)
+    assert len(kinds["held"]) == 6 * 5
     assert [codes for _, codes in kinds["single"].values()] == [(code,) for code in range(18)]
 
 
@@ -1194,8 +1269,10 @@ def test_every_measurement_runs_small(monkeypatch, tmp_path):
     for name, mixing in (("alien", "attention"), ("alien_nothing", "nothing")):
         config = ch.replace(tiny, mixing=mixing)
         found = ch.measure_alien(config, 1)
-        assert len(found.curves["scores"]) == 2 and len(found.curves["decisions"]) == 2
-        assert found.metrics["score"] == pytest.approx(np.mean(found.curves["scores"]))
+        assert len(found.curves["decisions"]) == 2
+        for noise in ("score", "held_score"):
+            assert len(found.curves[f"games_{noise}"]) == 2
+            assert found.metrics[noise] == pytest.approx(np.mean(found.curves[f"games_{noise}"]))
         kept[name] = found.state
         path = tmp_path / "A10" / f"{name}_seed1.safetensors"
         save_checkpoint(path, found.state, config=config, seed=1)
@@ -1204,7 +1281,7 @@ def test_every_measurement_runs_small(monkeypatch, tmp_path):
         ch.results, "run_path", lambda row, name, seed: tmp_path / row / f"{name}_seed{seed}.json"
     )
     looks = ch.measure_alien_looks(ch.LookConfig(instants=8, agent=tiny), 1)
-    assert looks.metrics["change_most"] >= 0
+    assert looks.metrics["change_most"] >= 0 and looks.metrics["hidden_flips_equal"] >= 0
     assert looks.metrics["largest"] < 10
     stored = ch.stored_alien("alien", tiny, 1)
     for name, weights in kept["alien"]["net"].items():
