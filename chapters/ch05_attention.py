@@ -1041,7 +1041,7 @@ plt.show()
 # *Left: held-out accuracy; each seed, their mean and its 95 % interval; dotted: looking at random, and being
 # told the place. Right: after all steps. Ten seeds, five where nothing is looked for.* From nothing but right and wrong, hard
 # attention learns where to look in each of ten seeds, and ends at 97 %, like the reader that is told the place (97 %). Looking at random or at the centre
-# leaves 19 %, and two layers over the whole canvas 31 %. Convolutions over the whole canvas reach 93 % without any attention, but
+# leaves 19 %, and two layers over the whole canvas 30 %. Convolutions over the whole canvas reach 93 % without any attention, but
 # they are late. <!-- held: looking -->
 #
 # What attention, baseline and bonus buy here is *speed*. The reader that is told the place reads 90 % after 175 steps in the
@@ -1580,11 +1580,11 @@ plt.show()
 # *Accuracy on held-out digits against steps at the rate $10^{-3}$ (left), and against time at $2 \cdot 10^{-3}$ (right);
 # each seed, their mean, and its 95 % interval or their range; dotted: the nearest template. The axis begins at 50 %. Time is steps
 # times the cost of one, perturbing included, measured with the networks in turn on one core.* After a thousand
-# steps the relational module reads @@97.4 %, and the CNN, which has four times its parameters, @@89.3 %. That looks like the source's
+# steps the relational module reads 97.5 %, and the CNN, which has four times its parameters, 88.7 %. That looks like the source's
 # finding, and is half of the truth. A step of the module costs @@2.8 times a step of the CNN (one of the
 # source's module, with its 256 nodes, @@6.4 times), so in the same time the CNN makes more steps: after three thousand,
-# both at their best rate, it reads @@97.7 %, and the module after its thousand @@97.8 %. Nothing of the lead is left. And neither
-# knows what the templates know, which read @@98.6 %. <!-- held: both_halves -->
+# both at their best rate, it reads 98.0 %, and the module after its thousand 97.7 %. Nothing of the lead is left. And neither
+# knows what the templates know, which read 98.5 %. <!-- held: both_halves -->
 #
 # ### Whose lead is it?
 #
@@ -1645,11 +1645,11 @@ print("floors:", ", ".join(f"{name} {value:.1f} %" for name, value in floors.ite
 # *Left: accuracy at the end of a run; dotted: the nearest template. Right: two pairs with and without attention, after
 # fewer and smaller steps. Mean, interval (or range, of three seeds) and every seed. Printed: what the nearest template,
 # the nearest of 50 perturbed copies, unaligned, and the most frequent digit reach.* Let every node hear only itself, and the
-# module reads @@97.9 %, as much as with attention. So the lead is not attention's. <!-- held: cause -->
+# module reads 97.8 %, as much as with attention. So the lead is not attention's. <!-- held: cause -->
 #
 # What is it, then? At a thousand steps the CNN is unfinished, and whatever makes it learn faster closes the gap: one
-# norm before its last layers lifts it from @@89.3 to @@96.2 %, the better rate to @@93.0 %, and three times the steps at that rate to @@97.7 %.
-# The module loses two points without its norms and little or nothing with another rate. These gains overlap and cannot be added up;
+# norm before its last layers lifts it from 88.7 to 96.1 %, the better rate to 94.8 %, and three times the steps at that rate to 98.0 %.
+# The module loses four points without its norms and little or nothing with another rate. These gains overlap and cannot be added up;
 # what they have in common is *speed*. The lead of the module over the source's CNN is a lead in learning
 # speed, seen at a thousand steps; of the things that close it, the norm alone closes more than half. <!-- held: speed -->
 #
@@ -1835,8 +1835,8 @@ show(scrubber(frames, "query", start=2, interval=500), frames[2])
 # %% [markdown]
 # *Blue: the node that asks. Orange: how much it listens to each of the others. It walks along the strokes; the last two
 # pictures ask from a noisy pixel and from an empty corner. The rows resemble each other.* In the stored modules a row
-# differs from the mean row of its picture in @@0.2 of its weight. Yet who asks does matter: give every node the mean row, and
-# @@38 % of the answers change. <!-- held: rows -->
+# differs from the mean row of its picture in 0.29 of its weight. Yet who asks does matter: give every node the mean row, and
+# 18 % of the answers change. <!-- held: rows -->
 
 # %% tags=["A5", "hide-input"]
 turns = torch.linspace(-60, 60, by_budget(6, 48))
@@ -1900,14 +1900,14 @@ plt.show()
 # %% [markdown]
 # *Left: the share of all attention that strokes, noisy pixels beside them and background get, in trained and untrained
 # modules, beside their share of the nodes (a node stands over 2 × 2 pixels and sees 16 × 16 around). Right: how many answers
-# change when a patch of 6 × 6 pixels is covered, in the module and, the same patch, in the network without attention. Five
-# seeds.* An untrained module shares out its attention by area. A trained one gives strokes, @@28 % of the
-# nodes, @@84 %, and noisy pixels no more than empty paper of the same size. So the source saw rightly: the
+# change when a patch of 6 × 6 pixels is covered, in the module and, the same patch, in the network without attention. Three
+# seeds.* An untrained module shares out its attention by area. A trained one gives strokes, 28 % of the
+# nodes, 87 %, and noisy pixels no more than empty paper of the same size. So the source saw rightly: the
 # module has *learned* to overlook noise. <!-- held: overlooks -->
 #
-# Does it point at what matters? Covering the patch that is listened to most changes @@77 % of the answers, covering
-# one anywhere on a stroke @@53 %. But the patch with most ink under it does @@as much (84 %), and needs no attention to be found. And
-# the network *without* attention is hit by the very same patches: @@70 % of its answers change where its twin looked
+# Does it point at what matters? Covering the patch that is listened to most changes 79 % of the answers, covering
+# one anywhere on a stroke 54 %. But the patch with most ink under it does as much (85 %), and needs no attention to be found. And
+# the network *without* attention is hit by the very same patches: 75 % of its answers change where its twin looked
 # most. Attention points at ink, and ink is what matters. <!-- held: looks -->
 
 # %% [markdown]

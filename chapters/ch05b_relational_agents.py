@@ -1437,7 +1437,7 @@ plt.show()
 # *The agents of the figure above in larger rooms; dotted: the reflex. Left: goals. Right: steps, lost episodes included.*
 #
 # Now they differ, and none of them beats the reflex. At 8 × 8 the agents with attention reach 78 % of the goals, those that listen to themselves 72, those
-# that hear all alike 55, those that read a row 47; the reflex 88. Attention is ahead of hearing all alike and of the row by more than chance.
+# that hear all alike 55, those that read a row 51; the reflex 88. Attention is ahead of hearing all alike and of the row by more than chance.
 # Of its copy that listens to itself it is ahead by less than the seeds differ: ten of each leave open whether it is ahead at all. <!-- held: sides -->
 #
 # ### In which frame?
