@@ -1470,7 +1470,11 @@ plt.show()
 # %% [markdown]
 # *Every circle is one of five agents; dotted: the reflex. The third panel had a million random steps beforehand; the row of tokens is not in it.*
 #
-# TODO-FRAMES
+# In the agent's frame all are done. On the grid they are not, and now attention is ahead: after 1,200 updates 17 to 40 % against at most 18 of those that
+# listen to themselves and 10 of the others. After 3,000 updates it reaches 52 to 74 %, its copy that listens to itself 33 to 69, hearing
+# all alike 19 to 45. So where a relation has to be computed attention learns it sooner than the others; whether it ends further than its copy, five seeds leave
+# open. And all of that is dear: nobody on the grid comes near the reflex, or near those who were told how things lie from where they
+# stand. <!-- held: frames -->
 #
 # ### What made it fast
 #
@@ -1758,7 +1762,14 @@ show(image_slider(pictures, "rooms of", start=2), pictures["8 × 8"])
 # *The slider sets the side of the rooms in which agents are tested, the bars say in which they were trained, with 3,000 updates where none are named: mean,
 # interval or range, and every seed; dotted: the reflex at that side. Left: goals; right: steps, lost episodes included.*
 #
-# TODO-A9
+# A curriculum works: after 35 to 40 seconds in all, the agents reach 97 to 100 % at 8 × 8 and 99.5 to 100 % at 11 × 11. At 16 × 16, where they never trained, they
+# reach 86 to 100 %; that sounds better than it is, since the reflex has 87 %. In steps they are ahead of it, with 352 against 1,242. But nothing of it needs a
+# curriculum. Trained from scratch, with as many updates and as many random steps, at 8 × 8 all reach 99.6 % or more, at
+# 11 × 11 all 100 %, and those from 11 × 11 do at 16 × 16 what the curriculum does. Even 1,200 updates at 8 × 8 carry to 97 to 100 % at 11 × 11.
+# <!-- held: curriculum -->
+#
+# Nor is attention what carries over. The same curriculum without it, listening to oneself or to all alike, ends as high at 16 × 16. What a curriculum
+# costs is also to be seen: three of five agents that went through it have forgotten some of their first room, and reach 84 to 94 % at 5 × 5. <!-- held: carries -->
 #
 # ## Who looks at whom
 #
@@ -2096,7 +2107,14 @@ check("A10.1", without)
 # %% [markdown]
 # ## Summary
 #
-# TODO-SUMMARY
+# - A world that consists of a handful of tokens steps by the thousand, and MiniGrid holds it to its rules and judges its players.
+# - DoorKey at 5 × 5 is learned in twenty seconds, by all six networks. A reflex that looks one cell ahead and learns nothing reaches 94 % of the
+#   goals, in nine times as many steps. In the agent's frame attention has no advantage over objects that listen to
+#   themselves; on the grid, where a relation has to be computed, it is sooner. <!-- held: in_short -->
+# - Most was decided by what is learned from, the steps before a goal, and by the frame of reference.
+# - The largest of noisy numbers is too large where rewards are uncertain; here they are not, and returns of several steps err more, downwards.
+# - An agent that has to find its goals by chance needs a good share of it: half, as the source found.
+# - A look is tested by forbidding it. These agents need the looks at the key and at the door, in that order; the task needs none.
 #
 # ### References
 #

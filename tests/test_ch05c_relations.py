@@ -116,9 +116,13 @@ def test_any_key_is_right_as_often_as_there_are_keys_in_reach():
     cells[0, 1, 1:5] = [0, 1, 2, 0]
     cells[0, 1, 5], cells[0, 2, 5], cells[0, 6, 6] = 3, 4, 5
     layout = rel.Layout(tokens, cells.reshape(1, -1))
-    assert ch.rules(layout)["any key"] == 100 and not ch.solvable(layout)[0]
+    assert ch.rules(layout)["any key"] == 0 and not ch.solvable(layout)[0]
     cells[0, 2, 1:5] = 0  # a way around
     assert ch.rules(layout)["any key"] == 50 and ch.solvable(layout)[0]
+    cells[0, 2, 4] = rel.WALL  # around the near key only: taken, it opens no way to a door
+    found = ch.rules(layout)
+    assert found == {"any key": 50, "no twin": 50, "most doors": 100} and ch.solvable(layout)[0]
+    cells[0, 2, 4] = 0
     tokens[0, 1, 1], tokens[0, 2, 1] = 2, 1  # now the near key is the right one
     assert ch.solvable(layout)[0]
 
@@ -126,25 +130,42 @@ def test_any_key_is_right_as_often_as_there_are_keys_in_reach():
 @pytest.mark.parametrize(("keys", "doors"), [(2, 2), (3, 2), (4, 4)])
 def test_rules_about_keys_agree_with_somebody_who_draws_lots(keys, doors):
     layout = worlds(keys, doors, 1_500)
-    found, rng, lucky = ch.rules(layout), np.random.default_rng(3), {"any key": [], "no twin": []}
+    found, rng = ch.rules(layout), np.random.default_rng(3)
+    lucky = {"any key": [], "no twin": [], "most doors": []}
     right, _ = ch.pairs(layout.tokens)
-    for world, (tokens, cells) in enumerate(zip(layout.tokens, layout.cells, strict=True)):
+
+    def walk(tokens, cells, taken=None):
         wet, left = set(), [tuple(tokens[0, 3:].tolist())]
         while left:
             x, y = left.pop()
             if (x, y) in wet:
                 continue
             wet.add((x, y))
-            if cells.reshape(7, 7)[y, x] == 0:
+            if cells.reshape(7, 7)[y, x] in (0, taken):
                 left += [(x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)]
-        near = [key for key in range(1, 1 + keys) if tuple(tokens[key, 3:].tolist()) in wet]
+        return wet
+
+    for world, (tokens, cells) in enumerate(zip(layout.tokens, layout.cells, strict=True)):
+        places = [tuple(token[3:].tolist()) for token in tokens]
+        near = [key for key in range(1, 1 + keys) if places[key] in walk(tokens, cells)]
         colours = tokens[1 : 1 + keys, 1].tolist()
         alone = [key for key in near if colours.count(colours[key - 1]) == 1]
-        lucky["any key"].append(rng.choice(near) == right[world])
-        lucky["no twin"].append(rng.choice(alone) == right[world])
+        doors_colours = tokens[1 + keys : 1 + keys + doors, 1].tolist()
+        ways = [
+            sum(
+                places[1 + keys + d] in walk(tokens, cells, key)
+                and doors_colours.count(colour) == 1
+                for d, colour in enumerate(doors_colours)
+            )
+            for key in alone
+        ]
+        most = [key for key, count in zip(alone, ways, strict=True) if count == max(ways)]
+        for rule, left in (("any key", near), ("no twin", alone), ("most doors", most)):
+            lucky[rule].append(rng.choice(left) == right[world])
     for rule, share in found.items():
         assert share == pytest.approx(100 * np.mean(lucky[rule]), abs=4)
-    assert (found["no twin"] > found["any key"] + 15) == (keys > 2)
+    assert (found["no twin"] > found["any key"] + 12) == (keys > 2)
+    assert found["most doors"] > found["no twin"] + 2
 
 
 @pytest.mark.parametrize(("keys", "doors", "side"), [(2, 2, 4), (0, 1, 7), (2, 6, 7), (2, 0, 7), (15, 2, 7)])  # fmt: skip
@@ -175,10 +196,9 @@ def test_minigrid_plays_these_worlds_as_ours_do():
 # The networks
 
 
-def test_all_but_the_flat_network_have_as_many_parameters():
+def test_all_networks_have_as_many_parameters():
     sizes = {name: rel.parameters(ch.make_net(ch.MatchConfig(net=name))) for name in ch.NAMES}
-    assert set(sizes) == {"dot", "even", "own", "loudest", "flat"}
-    assert sizes["dot"] == sizes["even"] == sizes["own"] == sizes["loudest"] <= sizes["flat"]
+    assert set(sizes) == {"dot", "even", "own", "loudest"} and len(set(sizes.values())) == 1
     for name in ("dot", "even", "own"):
         assert ch.make_net(ch.MatchConfig(net=name)).attention.way == name
     assert ch.make_net(ch.MatchConfig(net="loudest", frame="grid")).frame == "grid"
@@ -252,7 +272,7 @@ def test_training_resumes_exactly_among_keys(tmp_path):
 def test_seconds_are_those_of_training(monkeypatch):
     run = ch.train_match(ch.MatchConfig(**SMALL), 1)
     clock = iter([0.0, 5.0, 100.0, 107.0, 300.0])
-    monkeypatch.setattr(ch.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(ch.time, "process_time", lambda: next(clock))
     assert [progress.metrics["seconds"] for progress in run] == [5, 12]
 
 
@@ -283,8 +303,40 @@ def test_training_plays_the_worlds_and_the_clock_that_its_config_names(monkeypat
     ((shape, side, asked),) = made
     assert shape == (3, 7, 5) and side == 8 and asked is config
     assert config.max_steps == 60 and step.metrics["episode length"] <= 60 and step.total == 50
-    flat = ch.MatchConfig(**(SMALL | dict(keys=3, doors=2, stages=((8, 50),), net="flat")))
-    assert np.isfinite(next(ch.train_match(flat, 1)).metrics["loss"])
+
+
+def test_mixed_worlds_come_in_turn_and_share_the_random_play(monkeypatch):
+    learned, begun, true = [], [], rel.Play.at_random
+
+    def spy(self, steps):
+        begun.append((self.rooms.tokens.shape[1], steps))
+        true(self, steps)
+
+    monkeypatch.setattr(rel.Play, "at_random", spy)
+    monkeypatch.setattr(
+        ch.Matcher, "learn", lambda self, batch: learned.append(batch.obs.shape[1]) or 0.0
+    )
+    config = ch.MatchConfig(**(SMALL | dict(keys=2, doors=2, mixed=True, stages=((7, 50),))))
+    assert config.numbers == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert ch.MatchConfig(keys=3).numbers == [(3, 2)]
+    next(ch.train_match(config, 1))
+    assert begun == [(count, 25_000 // 4) for count in (4, 5, 5, 6)]
+    assert learned == [(4, 5, 5, 6)[step % 4] for step in range(50)]
+
+
+def test_mixed_worlds_are_learned_from_and_reported_together():
+    config = ch.MatchConfig(**(SMALL | dict(keys=2, doors=1, mixed=True, stages=((7, 50),))))
+    progress = last(ch.train_match(config, 1))
+    assert np.isfinite(progress.metrics["loss"]) and progress.step == 50
+
+    class Some:
+        def __init__(self, ended):
+            self.ended = ended
+
+    plays = [Some([(True, n)] * 100) for n in range(4)]
+    told = ch.together(plays)
+    assert [steps for _, steps in told.ended] == [n for n in range(4) for _ in range(25)]
+    assert len(plays[0].ended) == 100
 
 
 def test_an_update_learns_from_the_batch_that_the_film_gives(monkeypatch):
@@ -310,7 +362,7 @@ def test_matchers_differ_by_their_networks_alone():
     assert matcher.learn.__func__ is rel.Agent.learn
     ours, theirs = dataclasses.asdict(ch.MatchConfig()), dataclasses.asdict(rel.RoomsConfig())
     differ = {name for name, value in theirs.items() if ours[name] != value}
-    assert differ == {"stages", "random_steps", "max_steps"}
+    assert differ == {"stages", "random_steps", "max_steps"} and not ours["mixed"]
 
 
 @pytest.mark.slow
@@ -408,7 +460,9 @@ def test_the_referee_stops_at_the_clock_and_counts_goals():
     torch.manual_seed(0)
     net = ch.make_net(ch.MatchConfig())
     games = list(ch.on_minigrid(net, 2, 2, 7, 2, 1))
-    assert {number for _, number, _ in games} == {0, 1}
+    assert {number for _, number, *_ in games} == {0, 1}
+    assert [action is None for *_, action, _ in games].count(True) == 2
+    assert all(action is None or action in range(5) for *_, action, _ in games)
     assert all(env.step_count <= 150 for env, *_ in games)
     assert sum(reached for *_, reached in games) <= 2
 
@@ -429,18 +483,6 @@ def test_edited_heads_mix_by_the_weights_they_are_given():
     torch.testing.assert_close(mixed, own(nodes)[0])
 
 
-def test_a_fixed_weight_does_not_thin_out():
-    torch.manual_seed(3)
-    even = ch.make_net(ch.MatchConfig(net="even"))
-    six, ten = (torch.from_numpy(worlds(n, n, 20).tokens) for n in (2, 4))
-    fixed = ch.always(1 / 6, even)
-    with torch.no_grad():
-        torch.testing.assert_close(fixed(six), even(six))
-        assert (fixed(ten) - even(ten)).abs().max() > 1e-4
-        torch.testing.assert_close(ch.always(0.1, even)(ten), even(ten))
-        assert isinstance(even.attention, rel.Heads)  # the network itself stays as it was
-
-
 @pytest.fixture
 def mixed(monkeypatch):
     """The weights by which edited networks mix."""
@@ -453,6 +495,71 @@ def mixed(monkeypatch):
 
     monkeypatch.setattr(rel.Edited, "forward", spy)
     return kept
+
+
+class Knowing(torch.nn.Module):
+    """Values "pick up" by whether the key ahead has the colour of a door: by 1, or by -1 if ``wrong``; other keys at 0."""
+
+    def __init__(self, wrong=False):
+        super().__init__()
+        self.wrong, self.asked = wrong, []
+
+    def forward(self, tokens):
+        values = torch.zeros(len(tokens), 5)
+        for row, world in zip(values, tokens.numpy().astype(int), strict=True):
+            ahead = world[0, 3:] + rel.HEADINGS[world[0, 2]]
+            doors = {colour for kind, colour, *_ in world if kind == 2}
+            (key,) = [k for k in world if k[0] == 1 and (k[3:] == ahead).all()]
+            row[3] = (-1 if self.wrong else 1) * (key[1] in doors)
+            self.asked.append(tuple(world[0, 3:]))
+        return values
+
+
+@pytest.mark.parametrize(("keys", "doors", "side"), [(2, 2, 7), (4, 4, 7), (2, 2, 12)])
+def test_a_choice_is_forced_before_every_key(keys, doors, side):
+    layout = worlds(keys, doors, 150, side)
+    right, chance = ch.forced_choice(Knowing(), layout)
+    wrong, same = ch.forced_choice(Knowing(wrong=True), layout)
+    assert (right, wrong) == (100, 0) and chance == same
+    colours = layout.tokens[:, 1 : 1 + keys, 1]
+    alone = [(sum((row == colour).sum() == 1 for colour in row)) for row in colours]
+    assert (ch.without_twin(layout.tokens).sum(1) == alone).all()
+    if keys == 2:
+        assert chance == 50
+    else:  # worlds that colours decide do not take part
+        expected = np.mean([1 / count for count in alone if count > 1])
+        assert chance == pytest.approx(100 * expected, abs=2) and min(alone) == 1
+
+
+def test_the_agent_is_put_on_free_cells_only():
+    layout = worlds(2, 2, 60)
+    values = ch.worth_taking(Knowing(), layout)
+    right = ch.pairs(layout.tokens)[0]
+    for tokens, cells, row, key in zip(layout.tokens, layout.cells, values, right, strict=True):
+        for number in (1, 2):
+            x, y = tokens[number, 3:].astype(int)
+            room = cells.reshape(7, 7)
+            free = any(room[y + j, x + i] == 0 for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+            expected = (1.0 if number == key else 0.0) if free else -np.inf
+            assert row[number - 1] == expected
+
+
+def test_a_choice_by_an_untrained_network_is_near_chance():
+    torch.manual_seed(0)
+    found, chance = ch.forced_choice(ch.make_net(ch.MatchConfig(net="even")), worlds(4, 4, 600))
+    assert abs(found - chance) < 15 and 30 < chance < 50
+
+
+def test_kinds_keep_the_weight_of_training(mixed):
+    torch.manual_seed(3)
+    even = ch.make_net(ch.MatchConfig(net="even"))
+    six, ten = (torch.from_numpy(worlds(*n, 20).tokens) for n in ((2, 2), (4, 3)))
+    with torch.no_grad():
+        torch.testing.assert_close(ch.ByKind(even)(six), even(six))
+        assert (ch.ByKind(even)(ten) - even(ten)).abs().max() > 1e-4
+    expected = torch.tensor([1 / 6, *[2 / 24] * 4, *[2 / 18] * 3, 1 / 6])
+    torch.testing.assert_close(mixed[-1], expected.expand_as(mixed[-1]))
+    assert isinstance(even.attention, rel.Heads)  # the network itself stays as it was
 
 
 def test_looks_are_forbidden_from_kind_to_kind_and_no_other(mixed):
@@ -498,6 +605,43 @@ def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
         torch.testing.assert_close(mixed[-1][b, :, third], before[b, :, third])
 
 
+def test_the_lie_ends_when_a_key_is_taken(mixed):
+    torch.manual_seed(6)
+    net, layout = ch.make_net(ch.MatchConfig()), worlds(2, 2, 6)
+    layout.tokens[:3, 1, 2] = 1  # in hand
+    tokens = torch.from_numpy(layout.tokens)
+    before = net.look(tokens)[1]
+    for kind in (1, 2):
+        with torch.no_grad():
+            ch.Exchanged(net, kind)(tokens)
+        torch.testing.assert_close(mixed[-1][:3], before[:3])
+        assert (mixed[-1][3:] != before[3:]).flatten(1).any(1).all()
+
+
+def test_whom_keys_see_is_counted_from_the_keys_side():
+    class Sees:
+        """Head 1: the first key looks at the last door by 0.7 and at itself by 0.3, the second key at the goal alone."""
+
+        def look(self, tokens):
+            weights = torch.zeros(len(tokens), 2, 6, 6)
+            weights[:, 1, 1, 4], weights[:, 1, 1, 1] = 0.7, 0.3
+            weights[:, 1, 2, 5] = 1
+            return None, weights
+
+    layout = worlds(2, 2, 200)
+    key, door = ch.pairs(layout.tokens)
+    chosen = (key == 1) & (door == 3)
+    some = rel.Layout(layout.tokens[chosen], layout.cells[chosen])
+    right, wrong = ch.whom_keys_see(Sees(), some, 1)
+    assert right == pytest.approx([0, 0.3, 0, 0, 0.7, 0]) and wrong == pytest.approx([0] * 5 + [1])
+    chosen = (key == 2) & (door == 4)
+    right, wrong = ch.whom_keys_see(
+        Sees(), rel.Layout(layout.tokens[chosen], layout.cells[chosen]), 1
+    )
+    assert wrong == pytest.approx([0, 0.3, 0, 0.7, 0, 0]) and right == pytest.approx([0] * 5 + [1])
+    assert not ch.whom_keys_see(Sees(), some, 0).any()
+
+
 def test_far_things_are_drawn_in_and_near_ones_stay():
     seen = []
     net = ch.Near(lambda tokens: seen.append(tokens) or torch.zeros(len(tokens), 5))
@@ -531,10 +675,10 @@ class Looker(torch.nn.Module):
 
 def test_partners_are_counted_where_they_are_found():
     layout = worlds(4, 4, 400)
-    assert ch.finds_door(Looker(5.0), layout) == 100
+    assert ch.finds_door(Looker(5.0), layout) == (1, 100)
     layout.tokens[:, 5:9] = layout.tokens[:, [6, 7, 8, 5]]
-    assert ch.finds_door(Looker(5.0), layout) == 100
-    assert ch.finds_door(Looker(-5.0), layout) < 40
+    assert ch.finds_door(Looker(5.0), layout) == (1, 100)
+    assert ch.finds_door(Looker(-5.0), layout)[1] < 40
 
     class Halves(Looker):
         """Head 0 finds partners in even worlds, head 1 in odd ones."""
@@ -544,16 +688,15 @@ def test_partners_are_counted_where_they_are_found():
             even = (torch.arange(len(tokens)) % 2 == 0)[:, None, None]
             return None, torch.stack([right.where(even, wrong), wrong.where(even, right)], 1)
 
-    assert ch.finds_door(Halves(5.0), layout) == 50
+    assert ch.finds_door(Halves(5.0), layout)[1] == 50
 
 
 # What is measured
 
 
 def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
-    settings = {name: ch.SETTINGS[name] for name in (ch.TRAINED, ch.DOUBLED, ch.WIDE)}
-    monkeypatch.setattr(ch, "SETTINGS", settings)
     monkeypatch.setattr(ch, "CLOCK", 5)
+    monkeypatch.setattr(ch, "EVERY", 50)
     asked, true = [], ch.judge_match
 
     def spy(net, keys, doors, side, episodes, seed):
@@ -562,21 +705,33 @@ def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
 
     monkeypatch.setattr(ch, "judge_match", spy)
     monkeypatch.setattr(ch, "referee", lambda *args: 12.0)
-    for name in ch.NAMES:
-        config = ch.MatchConfig(**(SMALL | dict(net=name, stages=((7, 50),))))
+    for name in ("dot", "even", "own", "loudest", "even_mixed"):
+        net, mixed = name.split("_")[0], name.endswith("mixed")
+        change = dict(net=net, stages=((7, 100),)) | (dict(keys=2, mixed=True) if mixed else {})
+        config = ch.MatchConfig(**(SMALL | change))
         found = ch.measure_match(config, 1)
-        assert len(found.curves["reached"]) == 1
-        assert (f"{ch.DOUBLED}: goal" in found.metrics) == (name != "flat")
-        assert (f"sixths, {ch.DOUBLED}: goal" in found.metrics) == (name == "even")
-        assert (f"near, {ch.WIDE}: right" in found.metrics) == (name in ("dot", "even", "loudest"))
-        assert ("without key door: taken" in found.metrics) == (name in ("dot", "even"))
-        for what in (
-            "keys exchanged: wrong",
-            "doors exchanged: right",
-            f"finds its door, {ch.DOUBLED}",
-            "more",
-        ):
-            assert (what in found.metrics) == (name == "dot")
+        assert {key: len(curve) for key, curve in found.curves.items()} == {"reached": 2, "home": 2, "away": 2}  # fmt: skip
+        for setting in ch.SETTINGS:
+            three = [found.metrics[f"{setting}: {what}"] for what in ("right", "wrong", "none")]
+            assert sum(three) == pytest.approx(100)
+            assert 0 <= found.metrics[f"{setting}: forced"] <= 100
+        assert found.metrics[f"more_{net}"] == found.metrics[f"{ch.DOUBLED}: goal"]
+        expected = {
+            f"by kind, {ch.DOUBLED}: goal": name == "even",
+            f"near, {ch.WIDE}: right": not mixed and name != "own",
+            "without key door: none": name in ("dot", "even"),
+        } | {
+            what: name == "dot"
+            for what in (
+                "keys exchanged: wrong", "doors exchanged: none", f"{ch.DOUBLED}: finds its door", "minigrid",
+                f"{ch.WIDE}: untrained finds", "wrong key: itself", "right key: the pair's door",
+            )
+        }  # fmt: skip
+        for what, there in expected.items():
+            assert (what in found.metrics) == there, (name, what)
+        if name == "dot":
+            for key in ("right key", "wrong key"):
+                assert sum(found.metrics[f"{key}: {whom}"] for whom in ch.WHOM) == pytest.approx(1)
         again = ch.make_net(config)
         again.load_state_dict(found.state["net"])
         path = tmp_path / "A6" / f"match_{name}_seed1.safetensors"
@@ -585,23 +740,42 @@ def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
     assert near == [((2, 2, 12), 500)] * 3
     liars = [(net.kind, where) for net, where, _ in asked if isinstance(net, ch.Exchanged)]
     assert liars == [(1, (2, 2, 7)), (2, (2, 2, 7))]
+    kept = [where for net, where, _ in asked if isinstance(net, ch.ByKind)]
+    assert kept == [(2, 4, 7), (4, 4, 7)]
     blind = [(net.looker, net.seen) for net, _, _ in asked if isinstance(net, ch.Without)]
     assert blind == [*itertools.product(range(4), repeat=2)] * 2
+    on_the_way = [where for _, where, episodes in asked if episodes == 300 and where != (2, 2, 7)]
+    assert on_the_way == [(4, 4, 7)] * 2 * 5
     monkeypatch.setattr(
         ch.results, "run_path", lambda row, name, seed: tmp_path / row / f"{name}_seed{seed}.json"
     )
     assert ch.stored_match("dot", 1).attention.way == "dot"
+    assert ch.stored_match("even_mixed", 1).attention.way == "even"
 
 
-def test_shares_of_keys_are_of_those_taken(monkeypatch):
-    stored = {"a: right": np.array([30.0, 0.0]), "a: wrong": np.array([10.0, 0.0])}
-    monkeypatch.setattr(ch.results, "metric", lambda row, name, metric: stored[metric])
-    assert ch.chosen_well("match_dot", "a").tolist() == [75, 0]
+def test_agents_are_judged_on_the_way_with_the_weights_of_the_moment(monkeypatch):
+    monkeypatch.setattr(ch, "EVERY", 50)
+    monkeypatch.setattr(ch, "reasons", lambda *args: {})
+    monkeypatch.setattr(ch, "forced_choice", lambda *args: (0.0, 0.0))
+    seen = []
+
+    def spy(net, keys, doors, side, episodes, seed):
+        seen.append(net.embed.weight.clone())
+        return {"goal": 0.0, "right": 0.0, "wrong": 0.0}
+
+    monkeypatch.setattr(ch, "judge_match", spy)
+    ch.measure_match(ch.MatchConfig(**SMALL), 1)
+    assert (seen[0] == seen[1]).all() and (seen[1] != seen[2]).any() and (seen[3] == seen[-1]).all()
+
+
+def test_numbers_are_stored_by_place_and_name(monkeypatch):
     monkeypatch.setattr(
         ch, "judge_match", lambda *args: {"goal": 1.0, "right": 30.0, "wrong": 10.0}
     )
     found = ch.judged(None, "here", ch.TRAINED, 5, 1)
-    assert found == {"here: goal": 1, "here: right": 30, "here: wrong": 10, "here: taken": 40}
+    assert found == {"here: goal": 1, "here: right": 30, "here: wrong": 10, "here: none": 60}
+    monkeypatch.setattr(ch.results, "metric", lambda row, name, metric: (row, name, metric))
+    assert ch.stored("dot", "here", "goal") == ("A6", "match_dot", "here: goal")
 
 
 def test_the_floors_are_the_best_of_their_kind(monkeypatch):
@@ -612,13 +786,19 @@ def test_the_floors_are_the_best_of_their_kind(monkeypatch):
     assert found[f"{ch.TRAINED}: random"] == 4 and found[f"{ch.DOUBLED}: random"] == 3
     assert 50 < found[f"{ch.TRAINED}: any key"] < 60 and 70 < found["solvable"] < 85
     assert found[f"{ch.TRAINED}: no twin"] == found[f"{ch.TRAINED}: any key"]
+    assert 57 < found[f"{ch.TRAINED}: most doors"] < 66
     assert 28 < found[f"{ch.DOUBLED}: any key"] < 38 and 58 < found[f"{ch.DOUBLED}: no twin"] < 70
+    assert found["more_rule"] == found[f"{ch.DOUBLED}: most doors"] > 64
+    assert found[f"{ch.TRAINED}: forced"] == 50 and 30 < found[f"{ch.DOUBLED}: forced"] < 50
 
 
 def test_measurements_differ_in_what_they_are_named_for():
     named = {m.name: m.config for m in ch.MEASUREMENTS if m.name.startswith("match_")}
     for name in ch.NAMES:
         assert named[f"match_{name}"] == ch.MatchConfig(net=name)
+    for name in ("dot", "loudest", "even"):
+        assert named[f"match_{name}_mixed"].numbers == [*itertools.product((1, 2, 3), repeat=2)]
+        assert named[f"match_{name}_mixed"].net == name
     assert len({m.name for m in ch.MEASUREMENTS}) == len(ch.MEASUREMENTS)
 
 
@@ -630,7 +810,7 @@ def solution(name):
 
 
 ANSWERS = {
-    "A6.4": ["partner"], "A6.5": ["by_hand"], "A6.7": ["steps_away"], "A10.2": ["seen_by"],
+    "A6.4": ["swap"], "A6.5": ["by_hand"], "A6.7": ["steps_away"], "A10.2": ["seen_by"],
 }  # fmt: skip
 
 
@@ -641,8 +821,13 @@ def test_solutions_are_right(exercise, capsys):
 
 
 WRONG = [
-    ("A6.4", lambda tokens: tuple(reversed(ch.partner(tokens))), "key's row comes first"),
-    ("A6.4", lambda tokens: (1, len(tokens) // 2), "same colour"),
+    (
+        "A6.4",
+        lambda w, i, j: w[[{i: j, j: i}.get(a, a) for a in range(5)]],
+        "columns i and j as well",
+    ),
+    ("A6.4", lambda w, i, j: w[::-1], "all others look as before"),
+    ("A6.4", lambda w, i, j: w, "Row i becomes row j"),
     ("A6.5", lambda tokens, s: np.eye(len(tokens)), "add up"),
     ("A6.5", lambda tokens, s: ch.by_hand(tokens, 2 * s), "sharpness"),
     ("A6.5", lambda tokens, s: ch.by_hand(tokens, s)[:4], "shape"),

@@ -119,6 +119,71 @@ def disturbed():
         assert (means[e][:5] < means[0.5][:5]).all() and means[e][0] < means[e][1] < means[e][2]
 
 
+def frames():
+    """On the grid attention is ahead after 1,200 updates, and not clearly of its copy after 3,000; all below the reflex."""
+    short = {name: 100 * A6(f"grid_{name}", "score_8") for name in ("own", "even", "flat")}
+    dot = 100 * A6("apart_grid", "score_8")
+    long = {
+        name: 100 * results.metric("A9", f"size_8_grid_{name}", "score_8")
+        for name in ("dot", "own", "even")
+    }
+    framed = [
+        A6(name, "score_8") for name in ("apart_all", "eight_own", "eight_even", "eight_flat")
+    ]
+    assert min(scores.min() for scores in framed) > 0.96
+    for other in short.values():
+        apart, half = lead(dot, other)
+        assert apart > half
+    apart, half = lead(long["dot"], long["own"])
+    assert (
+        abs(apart) < half
+        and lead(long["dot"], long["even"])[0] > lead(long["dot"], long["even"])[1]
+    )
+    assert (
+        max(scores.max() for scores in (dot, *long.values()))
+        < 100 * A6("floors", "score_8").mean() - 10
+    )
+    others = max(short["even"].max(), short["flat"].max())
+    ends = [end for name in long for end in (long[name].min(), long[name].max())]
+    return dot.min(), dot.max(), short["own"].max(), others, *ends
+
+
+A9 = lambda name, metric: results.metric("A9", name, metric)
+
+
+def curriculum():
+    """It works, and nothing of it needs a curriculum."""
+    at = {side: 100 * A9("curriculum", f"score_{side}") for side in CHAPTER.SIDES}
+    assert A9("curriculum", "seconds").min() > 34 and A9("curriculum", "seconds").max() <= 40.5
+    assert (
+        at[11].min() > 99.4
+        and A9("size_8", "score_8").min() >= 0.996
+        and (A9("size_11", "score_11") == 1).all()
+    )
+    apart, half = lead(at[16], 100 * A9("size_11", "score_16"))
+    assert abs(apart) < half and A6("apart_all", "score_11").min() > 0.965
+    reflex, steps = 100 * A6("floors", "score_16").mean(), A6("floors", "steps_16").mean()
+    return at[8].min(), at[16].min(), reflex, A9("curriculum", "steps_16").mean(), steps
+
+
+def carries():
+    """Without attention the curriculum ends as high; with it three of five forget some of their first room."""
+    dot = 100 * A9("curriculum", "score_16")
+    for name in ("own", "even"):
+        apart, half = lead(dot, 100 * A9(f"curriculum_{name}", "score_16"))
+        assert abs(apart) < half
+    first = np.sort(100 * A9("curriculum", "score_5"))
+    assert (first[3:] == 100).all() and first[2] < 95
+    return first[0], first[2]
+
+
+def in_short():
+    """The numbers of the summary."""
+    assert 17 < np.median(A6("dot", "seconds")) < 24
+    frames()
+    return (100 * A6("floors", "score_5").mean(),)
+
+
 def apart():
     """Steps before a goal and the frame decide; random play decides whether a run begins; the rest costs little."""
     score = {name: 100 * A6(f"apart_{name}", "score_8") for name in CHAPTER.APART}

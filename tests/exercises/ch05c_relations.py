@@ -19,18 +19,28 @@ def some_world(seed, keys=3, doors=4):
     return tokens, (int(key), int(door))
 
 
-def pair(answer):
-    """A6.4: the key and the door of one colour."""
-    for seed in range(20):
-        tokens, right = some_world(seed)
-        found = tuple(int(row) for row in answer(tokens.copy()))
-        if found == right:
+def swap(answer):
+    """A6.4: entry by entry, whom each token looks at after the exchange."""
+    rng = np.random.default_rng(0)
+    for i, j in ((1, 2), (0, 4), (3, 1)):
+        weights = rng.dirichlet(np.ones(5), 5)
+        other = {i: j, j: i}
+        expected = np.array([
+            [weights[other[a], other.get(b, b)] if a in other else weights[a, b] for b in range(5)] for a in range(5)
+        ])  # fmt: skip
+        found = np.asarray(answer(weights.copy(), i, j), float)
+        if found.shape != (5, 5):
+            raise Wrong(f"It stays a matrix of 5 x 5; yours has the shape {found.shape}.")
+        if np.allclose(found, expected):
             continue
-        if found == right[::-1]:
-            raise Wrong("The key's row comes first, then the door's.")
-        raise Wrong(
-            "A key (kind 1) and a door (kind 2) of the same colour; the colours of agent and goal do not count."
-        )
+        rest = [row for row in range(5) if row not in other]
+        if not np.allclose(found[rest], weights[rest]):
+            raise Wrong("Only the rows of the two tokens change; all others look as before.")
+        if np.allclose(found[i], weights[j]):
+            raise Wrong(
+                "The row as it was: then i looks at j where j looked at itself. Exchange columns i and j as well."
+            )
+        raise Wrong("Row i becomes row j, with columns i and j exchanged; and the other way round.")
 
 
 def by_hand(answer):
@@ -117,4 +127,4 @@ def seen_by(answer):
             )
 
 
-EXERCISES = {"A6.4": pair, "A6.5": by_hand, "A6.7": steps_away, "A10.2": seen_by}
+EXERCISES = {"A6.4": swap, "A6.5": by_hand, "A6.7": steps_away, "A10.2": seen_by}
