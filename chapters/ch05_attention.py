@@ -1539,8 +1539,8 @@ for name, label in SIDES.items():
     print(f"{label:20}", "".join(f"{value:8.1f}" for value in tries))
 
 # %% [markdown]
-# Both sides are best at $2 \cdot 10^{-3}$, twice the source's rate: the module with @@97.8 % of the validation digits, the CNN with
-# @@93.1 %. At $4 \cdot 10^{-3}$ the module collapses to one answer, and the CNN does not. <!-- held: tried -->
+# Both sides are best at $2 \cdot 10^{-3}$, twice the source's rate: the module with 97.8 % of the validation digits, the CNN with
+# 93.1 %. At $4 \cdot 10^{-3}$ the module collapses to one answer, and the CNN does not. <!-- held: tried -->
 
 # %% tags=["A5", "hide-input"]
 NETS = {
@@ -1581,8 +1581,8 @@ plt.show()
 # each seed, their mean, and its 95 % interval or their range; dotted: the nearest template. The axis begins at 50 %. Time is steps
 # times the cost of one, perturbing included, measured with the networks in turn on one core.* After a thousand
 # steps the relational module reads 97.5 %, and the CNN, which has four times its parameters, 88.7 %. That looks like the source's
-# finding, and is half of the truth. A step of the module costs @@2.8 times a step of the CNN (one of the
-# source's module, with its 256 nodes, @@6.4 times), so in the same time the CNN makes more steps: after three thousand,
+# finding, and is half of the truth. A step of the module costs 2.8 times a step of the CNN (one of the
+# source's module, with its 256 nodes, 6.5 times), so in the same time the CNN makes more steps: after three thousand,
 # both at their best rate, it reads 98.0 %, and the module after its thousand 97.7 %. Nothing of the lead is left. And neither
 # knows what the templates know, which read 98.5 %. <!-- held: both_halves -->
 #
@@ -1734,10 +1734,10 @@ show(image_slider(pictures, "times the source's strength", start=2), pictures["1
 # *Top: accuracy where one kind of perturbation varies and the others stay at the strength of training (dashed). Bottom:
 # all three together, from none to twice that of training, with eight held-out digits at each. From 7 pixels on, shifts push
 # parts of digits off the canvas.* All lose what they have not practised, and the templates, which know, keep most of
-# it. At shifts of up to 10 pixels the module and its copy without attention read @@78 and @@81 %, and the same copy
-# without pooling @@64 %: the maximum over places, which forgets where, is what carries over. The CNNs, which flatten their map as well,
-# read @@65 to @@70 %. Among a hundred noisy pixels the order depends on the seed: the module's lie between
-# @@84 and @@95 %. So the source's "it stays ahead when the perturbation grows" holds for shifts, with attention or
+# it. At shifts of up to 10 pixels the module and its copy without attention read 79 and 82 %, and the same copy
+# without pooling 64 %: the maximum over places, which forgets where, is what carries over. The CNNs, which flatten their map as well,
+# read 64 to 71 %. Among a hundred noisy pixels the order depends on the seed: the module's lie between
+# 85 and 95 %. So the source's "it stays ahead when the perturbation grows" holds for shifts, with attention or
 # without. <!-- held: strength -->
 #
 # ### What it looks at

@@ -724,7 +724,7 @@ show(image_slider(pictures, "judged among", start=3), pictures["4 keys, 4 doors"
 # ### Fair at equal skill?
 #
 # The networks do not end their training alike. The loudest is at @@82 % where attention is at @@94 %. Who is better at
-# home may be better abroad for that reason alone. So all agents were judged after every thousand updates, in both
+# home may be better abroad for that reason alone. <!-- held: match_unfinished --> So all agents were judged after every thousand updates, in both
 # places, and we hold what is carried over against skill at home.
 
 # %% tags=["A6", "hide-input"]
@@ -1517,7 +1517,7 @@ def held(hold: int, actions: int, rng: np.random.Generator) -> Policy:
     return drawn
 
 
-# %%
+# %% tags=["hide-input"]
 DIAGONALS, FIRING = (6, 7, 8, 9), 8  # codes; a move with fire is so many codes further on
 
 
@@ -1589,8 +1589,8 @@ plt.show()
 #
 # Is that trained? In the sense that we promised, yes: each seed, with either noise, scores above random actions and above
 # the best single action by the 95 % interval of the difference. <!-- held: alien_trained --> The stronger question is
-# whether it scores above somebody who does not look at all. With single random moves @@ of three seeds do, with held ones
-# @@ of three. <!-- held: alien_floors_beaten --> The noise is not a detail: a game of the same agent depends on it as on
+# whether it scores above somebody who does not look at all. With single random moves @@0 of three seeds do, with held ones
+# @@0 of three. <!-- held: alien_floors_beaten --> The noise is not a detail: a game of the same agent depends on it as on
 # the seed.
 #
 # The agent without attention, with as many parameters and the same settings, scores @@more: by @@ points, with an
@@ -1848,6 +1848,22 @@ def whom_it_watches(
 
 
 # %% tags=["hide-input"]
+def nodes_of(
+    looks: np.ndarray, figures: list[dict], rng: np.random.Generator
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Nodes to ask about: by what they are, the instants and the nodes. looks: [B, N]."""
+    instants = np.arange(len(looks))
+    nodes = {
+        "most": (instants, looks.argmax(1)),
+        "random": (instants, rng.integers(looks.shape[1], size=len(looks))),
+        "least": (instants, looks.argmin(1)),
+    }
+    for kind in ("player", "alien"):
+        where = [(i, node) for i, seen in enumerate(figures) for node in sorted(seen[kind])]
+        nodes[kind] = tuple(np.array(where, int).reshape(-1, 2).T)
+    return nodes
+
+
 def looks_of(
     net: nn.Module, other: nn.Module, obs: np.ndarray, figures: list[dict], seed: int
 ) -> dict[str, float]:
@@ -1855,17 +1871,9 @@ def looks_of(
     with torch.no_grad():
         values, weights = net.looks(torch.from_numpy(obs))
     looks, maze = attended(weights).numpy(), np.median(obs[:, 1], 0).astype(np.uint8)
-    rng, instants = np.random.default_rng([LOOKING, seed, 1]), np.arange(len(obs))
-    nodes = {
-        "most": (instants, looks.argmax(1)),
-        "random": (instants, rng.integers(looks.shape[1], size=len(obs))),
-        "least": (instants, looks.argmin(1)),
-    }
-    for kind in ("player", "alien"):
-        at = [(i, node) for i, seen in enumerate(figures) for node in sorted(seen[kind])]
-        nodes[kind] = tuple(np.array(at, int).reshape(-1, 2).T)
+    rng = np.random.default_rng([LOOKING, seed, 1])
     found = {"spread": values.std(0, correction=0).mean(), "largest": 100 * looks.max(1).mean()}
-    for name, (when, chosen) in nodes.items():
+    for name, (when, chosen) in nodes_of(looks, figures, rng).items():
         hidden = chosen[:, None] == np.arange(looks.shape[1])
         changes = {
             "": change_by_cover(net, obs[when], chosen, maze),

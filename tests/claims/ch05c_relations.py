@@ -59,6 +59,11 @@ def match_learns() -> None:
     assert late[40:].mean() > late[:40].mean() + 0.003
 
 
+def match_unfinished() -> list[float]:
+    """Goals at home of the loudest and of attention, at the end of training."""
+    return [_stored(net, TRAINED, "goal").mean() for net in ("loudest", "dot")]
+
+
 def match_more() -> list[float]:
     """Goals among four keys and four doors: attention above all rules, then the loudest, then averages, in every seed."""
     dot, loudest, even = (_stored(net, DOUBLED, "goal") for net in ("dot", "loudest", "even"))
