@@ -26,7 +26,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 00](ch00_foundations.ipynb): REINFORCE and its baseline. A convolution is explained in a sentence. |
-# | **Time** | About five minutes for all cells on two free cores. The first result is there within seconds. |
+# | **Time** | About two minutes for all cells on two free cores. The first result is there within seconds. |
 # | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -1636,7 +1636,7 @@ for axes, chosen, title in zip(both, (CHANGES, PAIRS), titles, strict=True):
     )
     axes.set(xlabel=f"held-out {digits().name} read (%)", title=title)
 both[0].axvline(results.metric("A5", "floors", "template").mean(), ls=":", color=plots.INK)
-both[1].set_xlim(70, 100)
+both[1].set_xlim(55, 100)
 plt.show()
 floors = results.runs("A5", "floors")[0]["metrics"]
 print("floors:", ", ".join(f"{name} {value:.1f} %" for name, value in floors.items()))

@@ -25,7 +25,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 05](ch05_attention.ipynb) for attention, [chapter 00](ch00_foundations.ipynb) for Q-learning with replay and a target network. |
-# | **Time** | About TIME for all cells on two cores; the agent trains in half a minute. |
+# | **Time** | About a minute for all cells on two cores; the agent trains in twenty seconds. |
 # | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -1518,7 +1518,8 @@ plt.show()
 
 # %% [markdown]
 # *Each row lacks one of the devices; a circle is one of five agents after 1,200 updates in rooms of 8 × 8. Left: its score; dotted: the reflex. Right: how
-# soon it got there in training, at ε = 0.2; agents that never did are missing.*
+# soon it got there in training, at ε = 0.2; agents that never did are missing. (The early circles of the fifth row are the first few episodes that ended, since won ones end
+# first.)*
 #
 # Two devices decide. Without the steps before a goal no agent gets beyond 10 % in these updates, and with places counted on the grid none
 # beyond 40, where the reflex has 88. A frame that follows the agent but does not turn with it does for four seeds of five. Random play
@@ -1711,7 +1712,9 @@ plt.show()
 # look which of them you miss.
 
 # %% tags=["A8", "hide-input"]
-preview = plots.to_png(live_curve(rooms_run, "reached the goal", max(floors.values())))
+preview = plots.to_png(
+    live_curve(rooms_run, "reached the goal", max(floors.values()), floor_label="the reflex")
+)
 rooms_panel = panel(
     train_rooms,
     rooms_config,
@@ -1775,7 +1778,7 @@ show(image_slider(pictures, "rooms of", start=2), pictures["8 × 8"])
 #
 # The source freezes one state and reads from it that one head looks from the agent to the key, and another from the key to
 # the door. The scrubber has a whole episode: who looks at whom in each head, and the Q-values. (What an agent looks at that
-# plays *Alien* from pixels, the source's last picture, is in [chapter 05c](ch05c_relations.ipynb).)
+# plays *Alien* from pixels, the source's last picture, is in chapter 05c, which is on its way.)
 
 # %% tags=["A10", "hide-input"]
 OBJECTS = ("agent", "key", "door", "goal")
@@ -1942,18 +1945,18 @@ plt.show()
 # changes if an object is hidden from the agent's token, hidden from all, or covered. Below: what becomes of the play if an
 # object is hidden from all, 200 episodes of fifty steps. Every mark is one of five agents.*
 #
-# Read the second panel: as long as there is no key in hand, hiding the key changes the best action in 21 to 70 % of the states, and hiding door or goal in
+# Read the third panel: as long as there is no key in hand, hiding the key changes the best action in 21 to 70 % of the states, and hiding door or goal in
 # 3 % at most. With the key in hand it is the door, 25 to 52 %. That is the story that the source tells, and here it is tested. Attention has made it so: where all are
-# heard alike (third panel), key, door and goal all matter from the first step. But the weights alone (first panel) do not tell it. Before there is a key, the
+# heard alike (fourth panel), key, door and goal all matter from the first step. But the weights alone (first panel) do not tell it. Before there is a key, the
 # door gets 20 to 40 % of the agent's attention and is not needed. And most of what is needed does not pass through the agent's own row: forbid the look at the
-# key to the agent alone, and 1 to 25 % of the actions change. What an object has heard counts as well as what the agent has. <!-- held: hidden -->
+# key to the agent alone (second panel), and 1 to 25 % of the actions change. What an object has heard counts as well as what the agent has. <!-- held: hidden -->
 #
 # Needed by whom? Without the look at the door the agents reach at most 47 % of the goals in fifty steps, without the look at the key
 # at most 72, and whether they need to see the goal depends on the seed: 100, 0, 99, 100 and 10 %. Yet the network that looks at nobody reaches all of them.
 # So these are looks that *the agent* needs, since it has learned to use them; the task does not. <!-- held: played -->
 #
 # Covering says nothing about looks. The network in which each token listens only to itself changes its action just as often when the key is
-# covered, in 55 to 66 % of the states (fourth panel), and it does not look at all. <!-- held: covered -->
+# covered, in 55 to 66 % of the states (fifth panel), and it does not look at all. <!-- held: covered -->
 
 # %% [markdown]
 # ## Spot the bug

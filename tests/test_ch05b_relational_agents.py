@@ -2153,7 +2153,7 @@ def test_every_setting_of_the_measurements_is_its_own():
     seeds = {(m.row, m.name): m.seeds for m in ch.MEASUREMENTS}
     assert tuple(range(1, 11)) == ch.TEN and min(len(some) for some in seeds.values()) >= 3
     for name in ch.NETS:  # those that carry the verdict
-        assert seeds["A6", name] == (ch.TEN if name in ("dot", "own", "even") else ch.FIVE)
+        assert seeds["A6", name] == (ch.TEN if name in ("dot", "own", "even", "flat") else ch.FIVE)
     for e in ch.EPSILONS:  # no random play beforehand, which would explore in ε's place
         assert settings[f"epsilon_{e:g}"].random_steps == 0
 

@@ -7,13 +7,13 @@ from rlbook_utils import results
 from rlbook_utils.definitions import load_chapter
 
 CHAPTER = load_chapter("ch05b_relational_agents")
-A6 = lambda name, metric: results.metric("A6", name, metric)
+_a6 = lambda name, metric: results.metric("A6", name, metric)
 
 
 def speed():
     """A thousand worlds: above a million steps a second, each for a few steps of one; MiniGrid without its view: 30 times."""
     one, thousand, theirs, blind = (
-        A6("speed", name) for name in ("worlds_1", "worlds_1024", "minigrid", "minigrid_blind")
+        _a6("speed", name) for name in ("worlds_1", "worlds_1024", "minigrid", "minigrid_blind")
     )
     assert (thousand > 1e6).all() and 0.5 < np.median(one) / np.median(theirs) < 3
     assert 1 < 1024 * np.median(one) / np.median(thousand) < 6
@@ -24,22 +24,22 @@ def speed():
 
 def reflexes():
     """Random play: above a third at every side; the reflex: above four of five; the agent: a ninth of its steps."""
-    random = {side: A6("floors", f"random_{side}").mean() for side in CHAPTER.SIDES}
-    reflex = {side: A6("floors", f"score_{side}") for side in CHAPTER.SIDES}
+    random = {side: _a6("floors", f"random_{side}").mean() for side in CHAPTER.SIDES}
+    reflex = {side: _a6("floors", f"score_{side}") for side in CHAPTER.SIDES}
     assert min(random.values()) > 1 / 3 and max(random.values()) < 0.45
     for side, score in reflex.items():
         assert score.min() > 0.8 and score.mean() > 2 * random[side]
-    share = A6("dot", "judged_steps").mean() / A6("floors", "steps_5").mean()
+    share = _a6("dot", "judged_steps").mean() / _a6("floors", "steps_5").mean()
     assert 1 / 9.5 < share < 1 / 8.5
     return 100 * reflex[5].mean(), 100 * reflex[16].mean()
 
 
 def rivals():
     """Everybody solves DoorKey; the row of tokens is the fastest, pictures take the most updates."""
-    judged = {name: A6(name, "judged") for name in CHAPTER.NETS}
+    judged = {name: _a6(name, "judged") for name in CHAPTER.NETS}
     assert (judged["dot"] == 1).all()
     assert [name for name, found in judged.items() if (found < 0.99).any()] == ["even"]
-    steps, fewest = A6("dot", "judged_steps").mean(), A6("floors", "fewest").mean()
+    steps, fewest = _a6("dot", "judged_steps").mean(), _a6("floors", "fewest").mean()
     first = {}
     for name in CHAPTER.NETS:
         reached = results.curves("A6", name, "reached") >= 0.99
@@ -47,21 +47,21 @@ def rivals():
         first[name] = CHAPTER.UPDATES * (1 + reached.argmax(1))
     pictures = first.pop("picture")
     others = np.concatenate(list(first.values()))
-    seconds = {name: np.median(A6(name, "seconds")) for name in CHAPTER.NETS}
+    seconds = {name: np.median(_a6(name, "seconds")) for name in CHAPTER.NETS}
     assert 2 * seconds.pop("flat") < min(seconds.values())
     worst = judged["even"].min()
     spans = [end for first in (others, pictures) for end in (first.min(), first.max())]
     longest = [
-        A6(name, "judged_steps").max() for name in ("dot", "flat", "own", "additive", "even")
+        _a6(name, "judged_steps").max() for name in ("dot", "flat", "own", "additive", "even")
     ]
     return steps, fewest, 100 * worst, *spans, *longest
 
 
 def premise():
     """At 16 x 16 play with all actions alike hardly wins, play with better odds as often as at 5 x 5."""
-    good = {side: A6("floors", f"random_{side}").mean() for side in (5, 16)}
+    good = {side: _a6("floors", f"random_{side}").mean() for side in (5, 16)}
     assert good[16] > 0.9 * good[5]
-    return (100 * A6("floors", "even_16").mean(),)
+    return (100 * _a6("floors", "even_16").mean(),)
 
 
 def bets():
@@ -91,17 +91,20 @@ def estimates():
     return (last["little_5"].mean(),)
 
 
-EPSILON = lambda e, what: results.metric("A8", f"epsilon_{e:g}", what)
+_epsilon = lambda e, what: results.metric("A8", f"epsilon_{e:g}", what)
 
 
 def chance():
     """An inverted U: nothing at 0.01, the top at 0.5 after 500 and 1,000 updates, less at 0.95."""
     half, end = (
-        {e: 100 * EPSILON(e, f"score_{updates}").mean() for e in CHAPTER.EPSILONS}
+        {e: 100 * _epsilon(e, f"score_{updates}").mean() for e in CHAPTER.EPSILONS}
         for updates in (500, 1_000)
     )
-    assert (EPSILON(0.01, "score_1000") == 0).all() and half[0.01] == 0
-    assert ((EPSILON(0.1, "score_1000") > 0.5).sum(), (EPSILON(0.5, "score_1000") > 0.5).all()) == (
+    assert (_epsilon(0.01, "score_1000") == 0).all() and half[0.01] == 0
+    assert (
+        (_epsilon(0.1, "score_1000") > 0.5).sum(),
+        (_epsilon(0.5, "score_1000") > 0.5).all(),
+    ) == (
         3,
         True,
     )
@@ -121,73 +124,73 @@ def disturbed():
 
 def frames():
     """On the grid attention is ahead after 1,200 updates, and not clearly of its copy after 3,000; all below the reflex."""
-    short = {name: 100 * A6(f"grid_{name}", "score_8") for name in ("own", "even", "flat")}
-    dot = 100 * A6("apart_grid", "score_8")
+    short = {name: 100 * _a6(f"grid_{name}", "score_8") for name in ("own", "even", "flat")}
+    dot = 100 * _a6("apart_grid", "score_8")
     long = {
         name: 100 * results.metric("A9", f"size_8_grid_{name}", "score_8")
         for name in ("dot", "own", "even")
     }
     framed = [
-        A6(name, "score_8") for name in ("apart_all", "eight_own", "eight_even", "eight_flat")
+        _a6(name, "score_8") for name in ("apart_all", "eight_own", "eight_even", "eight_flat")
     ]
     assert min(scores.min() for scores in framed) > 0.96
     for other in short.values():
-        apart, half = lead(dot, other)
+        apart, half = _lead(dot, other)
         assert apart > half
-    apart, half = lead(long["dot"], long["own"])
+    apart, half = _lead(long["dot"], long["own"])
     assert (
         abs(apart) < half
-        and lead(long["dot"], long["even"])[0] > lead(long["dot"], long["even"])[1]
+        and _lead(long["dot"], long["even"])[0] > _lead(long["dot"], long["even"])[1]
     )
     assert (
         max(scores.max() for scores in (dot, *long.values()))
-        < 100 * A6("floors", "score_8").mean() - 10
+        < 100 * _a6("floors", "score_8").mean() - 10
     )
     others = max(short["even"].max(), short["flat"].max())
     ends = [end for name in long for end in (long[name].min(), long[name].max())]
     return dot.min(), dot.max(), short["own"].max(), others, *ends
 
 
-A9 = lambda name, metric: results.metric("A9", name, metric)
+_a9 = lambda name, metric: results.metric("A9", name, metric)
 
 
 def curriculum():
     """It works, and nothing of it needs a curriculum."""
-    at = {side: 100 * A9("curriculum", f"score_{side}") for side in CHAPTER.SIDES}
-    assert A9("curriculum", "seconds").min() > 34 and A9("curriculum", "seconds").max() <= 40.5
+    at = {side: 100 * _a9("curriculum", f"score_{side}") for side in CHAPTER.SIDES}
+    assert _a9("curriculum", "seconds").min() > 34 and _a9("curriculum", "seconds").max() <= 40.5
     assert (
         at[11].min() > 99.4
-        and A9("size_8", "score_8").min() >= 0.996
-        and (A9("size_11", "score_11") == 1).all()
+        and _a9("size_8", "score_8").min() >= 0.996
+        and (_a9("size_11", "score_11") == 1).all()
     )
-    apart, half = lead(at[16], 100 * A9("size_11", "score_16"))
-    assert abs(apart) < half and A6("apart_all", "score_11").min() > 0.965
-    reflex, steps = 100 * A6("floors", "score_16").mean(), A6("floors", "steps_16").mean()
-    return at[8].min(), at[16].min(), reflex, A9("curriculum", "steps_16").mean(), steps
+    apart, half = _lead(at[16], 100 * _a9("size_11", "score_16"))
+    assert abs(apart) < half and _a6("apart_all", "score_11").min() > 0.965
+    reflex, steps = 100 * _a6("floors", "score_16").mean(), _a6("floors", "steps_16").mean()
+    return at[8].min(), at[16].min(), reflex, _a9("curriculum", "steps_16").mean(), steps
 
 
 def carries():
     """Without attention the curriculum ends as high; with it three of five forget some of their first room."""
-    dot = 100 * A9("curriculum", "score_16")
+    dot = 100 * _a9("curriculum", "score_16")
     for name in ("own", "even"):
-        apart, half = lead(dot, 100 * A9(f"curriculum_{name}", "score_16"))
+        apart, half = _lead(dot, 100 * _a9(f"curriculum_{name}", "score_16"))
         assert abs(apart) < half
-    first = np.sort(100 * A9("curriculum", "score_5"))
+    first = np.sort(100 * _a9("curriculum", "score_5"))
     assert (first[3:] == 100).all() and first[2] < 95
     return first[0], first[2]
 
 
 def in_short():
     """The numbers of the summary."""
-    assert 17 < np.median(A6("dot", "seconds")) < 24
+    assert 17 < np.median(_a6("dot", "seconds")) < 24
     frames()
-    return (100 * A6("floors", "score_5").mean(),)
+    return (100 * _a6("floors", "score_5").mean(),)
 
 
 def apart():
     """Steps before a goal and the frame decide; random play decides whether a run begins; the rest costs little."""
-    score = {name: 100 * A6(f"apart_{name}", "score_8") for name in CHAPTER.APART}
-    floor = 100 * A6("floors", "score_8").mean()
+    score = {name: 100 * _a6(f"apart_{name}", "score_8") for name in CHAPTER.APART}
+    floor = 100 * _a6("floors", "score_8").mean()
     assert (score["all"] > 99).all() and score["no_near"].max() <= 10 and score["grid"].max() < 40
     assert np.sort(score["shifted"])[1] > 96 and score["shifted"].min() < 90
     none, some = np.sort(score["no_random"])[:2], np.sort(score["no_random"])[2:]
@@ -199,7 +202,7 @@ def apart():
     return (floor,)
 
 
-def needs(name, what):
+def _needs(name, what):
     """A measure of row A10 by object and phase, in percent: [S] each."""
     return {
         (thing, phase): 100 * results.metric("A10", f"needs_{name}", f"{what}_{thing}_{phase}")
@@ -208,7 +211,7 @@ def needs(name, what):
     }
 
 
-def lead(ahead, behind):
+def _lead(ahead, behind):
     """How far apart two means are, and half the width of a 95 % interval (Welch)."""
     test = stats.ttest_ind(ahead, behind, equal_var=False).confidence_interval()
     return ahead.mean() - behind.mean(), (test.high - test.low) / 2
@@ -216,23 +219,23 @@ def lead(ahead, behind):
 
 def sides():
     """In rooms not seen: below the reflex; attention ahead of all alike and the row, not clearly of itself only."""
-    score = {name: 100 * A6(name, "score_8") for name in ("dot", "own", "even", "flat")}
-    reflex = 100 * A6("floors", "score_8").mean()
+    score = {name: 100 * _a6(name, "score_8") for name in ("dot", "own", "even", "flat")}
+    reflex = 100 * _a6("floors", "score_8").mean()
     assert max(found.mean() for found in score.values()) < reflex
     for name, clear in (("own", False), ("even", True), ("flat", True)):
-        apart, half = lead(score["dot"], score[name])
+        apart, half = _lead(score["dot"], score[name])
         assert (apart > half) == clear and apart > 0
     return *(score[name].mean() for name in ("dot", "own", "even", "flat")), reflex
 
 
 def hidden():
     """First the look at the key, then at the door; all alike need everything; weight without need; not the agent's row."""
-    flips, even = needs("dot", "hide"), needs("even", "hide")
+    flips, even = _needs("dot", "hide"), _needs("even", "hide")
     key, door = flips["key", 0], flips["door", 1]
     assert max(flips["door", 0].max(), flips["goal", 0].max()) < 3.5
     assert max(flips["key", 1].max(), flips["goal", 1].max()) < 7.5
     assert min(even[thing, 0].mean() for thing in ("key", "door", "goal")) > 15
-    weight, alone = needs("dot", "weight")["door", 0], needs("dot", "hide_by_agent")["key", 0]
+    weight, alone = _needs("dot", "weight")["door", 0], _needs("dot", "hide_by_agent")["key", 0]
     ends = [end for seeds in (key, door, weight, alone) for end in (seeds.min(), seeds.max())]
     assert alone.mean() < key.mean() / 2
     return (*ends, 3)
@@ -253,6 +256,6 @@ def played():
 
 def covered():
     """Covering the key changes the actions of the network that never looks as often."""
-    own, dot = needs("own", "cover")["key", 0], needs("dot", "cover")["key", 0]
-    assert (needs("own", "hide")["key", 0] == 0).all() and abs(own.mean() - dot.mean()) < 5
+    own, dot = _needs("own", "cover")["key", 0], _needs("dot", "cover")["key", 0]
+    assert (_needs("own", "hide")["key", 0] == 0).all() and abs(own.mean() - dot.mean()) < 5
     return own.min(), own.max()

@@ -407,50 +407,93 @@ class Solver(torch.nn.Module):
 def test_a_player_who_searches_wins_nearly_always_by_either_referee():
     """One action in twenty at random costs a few episodes."""
     assert ch.referee(Solver(5), 1, 1, 5, 6, 1) == 100
-    assert ch.judge_match(Solver(5), 1, 1, 5, 6, 1) == {"goal": 100, "right": 100, "wrong": 0}
+    found = ch.judge_match(Solver(5), 1, 1, 5, 6, 1)
+    assert found["goal"] == found["right"] + found["lot"] == found["first right"] == 100
+    assert found["wrong"] == found["first wrong"] == 0
+
+
+def corridor(count):
+    """Fixed colours and places: agent in the middle, the wrong key above it, the right one below: a layout."""
+    tokens = np.zeros((count, 5, 5), int)
+    tokens[..., 0] = [0, 1, 1, 2, 3]
+    tokens[..., 1] = [0, 1, 2, 2, 1]
+    tokens[:, 0, 2], tokens[:, 3, 2] = 0, rel.LOCKED
+    tokens[..., 3:] = [(1, 2), (1, 1), (1, 3), (2, 2), (3, 2)]
+    cells = rel.walled(count, 5)
+    cells[:, :, 2] = rel.WALL
+    return rel.lay_out(tokens, cells)
+
+
+LEFT, RIGHT, FORWARD, TAKE, TOGGLE = range(5)
 
 
 def test_judging_counts_goals_and_keys_in_the_worlds_it_is_told(monkeypatch):
-    """Fixed colours and places: the second key is right; players who go for a key each, and one who goes on."""
+    """The second key is right; players who go for a key each, and one who goes on."""
     asked = []
 
-    def corridor(keys, doors):
-        def layout(count, side, rng):
-            asked.append((keys, doors, count, side))
-            tokens = np.zeros((count, 5, 5), int)
-            tokens[..., 0] = [0, 1, 1, 2, 3]
-            tokens[..., 1] = [0, 1, 2, 2, 1]
-            tokens[:, 0, 2], tokens[:, 3, 2] = 0, rel.LOCKED
-            tokens[..., 3:] = [(1, 2), (1, 1), (1, 3), (2, 2), (3, 2)]
-            cells = rel.walled(count, side)
-            cells[:, :, 2] = rel.WALL
-            return rel.lay_out(tokens, cells)
+    def match(keys, doors):
+        return lambda count, side, rng: asked.append((keys, doors, count, side)) or corridor(count)
 
-        return layout
-
-    monkeypatch.setattr(ch, "match", corridor)
-    left, right, forward, take, toggle = range(5)
+    monkeypatch.setattr(ch, "match", match)
+    monkeypatch.setattr(rel, "PLAY_EPSILON", 0.0)
     plans = {
-        "right": [right, take, left, toggle, forward, forward],
-        "wrong": [left, take, right, toggle, forward, forward],
-        "late": [right, take, left],
+        "right": [RIGHT, TAKE, LEFT, TOGGLE, FORWARD, FORWARD],
+        "wrong": [LEFT, TAKE, RIGHT, TOGGLE, FORWARD, FORWARD],
+        "late": [RIGHT, TAKE, LEFT],
+        "looks": [LEFT, RIGHT, RIGHT, TAKE, LEFT],
         "none": [],
     }
-    ends = {"right": (100, 100, 0), "wrong": (0, 0, 100), "late": (0, 100, 0), "none": (0, 0, 0)}
+    ends = {  # goal, right, wrong, first right, first wrong
+        "right": (100, 100, 0, 100, 0), "wrong": (0, 0, 100, 0, 100), "late": (0, 100, 0, 100, 0),
+        "looks": (0, 100, 0, 0, 100), "none": (0, 0, 0, 0, 0),
+    }  # fmt: skip
     for name, plan in plans.items():
         steps = iter(plan)
         monkeypatch.setattr(
-            rel, "player", lambda net, steps=steps: lambda tokens, rng: next(steps, take)
+            rel,
+            "greedy",
+            lambda net, tokens, *_, steps=steps: np.full(len(tokens), next(steps, TAKE)),
         )
         found = ch.judge_match(None, 3, 4, 5, 6, 1)
-        assert (found["goal"], found["right"], found["wrong"]) == ends[name], name
-    assert asked == [(3, 4, 6, 5)] * 4
+        told = [found[what] for what in ("goal", "right", "wrong", "first right", "first wrong")]
+        assert tuple(told) == ends[name] and found["lot"] == 0, name
+    assert asked == [(3, 4, 6, 5)] * 5
+
+
+def test_a_key_that_chance_takes_is_no_choice(monkeypatch):
+    monkeypatch.setattr(ch, "match", lambda *_: lambda count, side, rng: corridor(count))
+    monkeypatch.setattr(rel, "PLAY_EPSILON", 0.2)
+    found = {}
+    for name, plan in {"stands": [LEFT], "takes": [LEFT, TAKE]}.items():
+        steps = iter(plan)
+        monkeypatch.setattr(
+            rel,
+            "greedy",
+            lambda net, tokens, *_, steps=steps: np.full(len(tokens), next(steps, TOGGLE)),
+        )
+        found[name] = ch.judge_match(None, 2, 1, 5, 300, 1)
+    stands, takes = found["stands"], found["takes"]
+    assert stands["right"] == stands["wrong"] == 0 and stands["lot"] > 90
+    assert takes["wrong"] > 50 and takes["lot"] > 5
+    # By lot 1 action in 5 is taken at random, of which 1 in 5 is the same: 84 + 4 % of both steps.
+    assert takes["wrong"] == pytest.approx(100 * 0.84**2, abs=7)
+
+
+def test_the_key_ahead_is_the_one_that_the_agent_faces():
+    layout = corridor(4)
+    layout.tokens[:, 0, 2] = [0, 1, 2, 3]  # a wall or door, the key below, a wall, the key above
+    rooms = rel.Rooms(lambda *_: layout, 4, 5, None, 10)
+    assert ch.key_ahead(rooms).tolist() == [0, 2, 0, 1]
+    rooms.step(np.full(4, rel.PICK_UP))
+    assert ch.key_ahead(rooms).tolist() == [0] * 4
 
 
 def test_judging_stops_at_its_own_clock(monkeypatch):
     steps = []
     monkeypatch.setattr(
-        rel, "player", lambda net: lambda tokens, rng: steps.append(len(tokens)) or 0
+        rel,
+        "greedy",
+        lambda net, tokens, *_: steps.append(len(tokens)) or np.zeros(len(tokens), int),
     )
     ch.judge_match(None, 2, 2, 7, 3, 1)
     assert steps == [3] * 150
@@ -712,8 +755,10 @@ def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
         found = ch.measure_match(config, 1)
         assert {key: len(curve) for key, curve in found.curves.items()} == {"reached": 2, "home": 2, "away": 2}  # fmt: skip
         for setting in ch.SETTINGS:
-            three = [found.metrics[f"{setting}: {what}"] for what in ("right", "wrong", "none")]
-            assert sum(three) == pytest.approx(100)
+            parts = [
+                found.metrics[f"{setting}: {what}"] for what in ("right", "wrong", "lot", "none")
+            ]
+            assert sum(parts) == pytest.approx(100)
             assert 0 <= found.metrics[f"{setting}: forced"] <= 100
         assert found.metrics[f"more_{net}"] == found.metrics[f"{ch.DOUBLED}: goal"]
         expected = {
@@ -761,7 +806,7 @@ def test_agents_are_judged_on_the_way_with_the_weights_of_the_moment(monkeypatch
 
     def spy(net, keys, doors, side, episodes, seed):
         seen.append(net.embed.weight.clone())
-        return {"goal": 0.0, "right": 0.0, "wrong": 0.0}
+        return {"goal": 0.0, "right": 0.0, "wrong": 0.0, "lot": 0.0}
 
     monkeypatch.setattr(ch, "judge_match", spy)
     ch.measure_match(ch.MatchConfig(**SMALL), 1)
@@ -770,10 +815,11 @@ def test_agents_are_judged_on_the_way_with_the_weights_of_the_moment(monkeypatch
 
 def test_numbers_are_stored_by_place_and_name(monkeypatch):
     monkeypatch.setattr(
-        ch, "judge_match", lambda *args: {"goal": 1.0, "right": 30.0, "wrong": 10.0}
+        ch, "judge_match", lambda *args: {"goal": 1.0, "right": 30.0, "wrong": 10.0, "lot": 5.0}
     )
     found = ch.judged(None, "here", ch.TRAINED, 5, 1)
-    assert found == {"here: goal": 1, "here: right": 30, "here: wrong": 10, "here: none": 60}
+    assert found.pop("here: lot") == 5
+    assert found == {"here: goal": 1, "here: right": 30, "here: wrong": 10, "here: none": 55}
     monkeypatch.setattr(ch.results, "metric", lambda row, name, metric: (row, name, metric))
     assert ch.stored("dot", "here", "goal") == ("A6", "match_dot", "here: goal")
 

@@ -481,34 +481,59 @@ def match_net(state: dict, config: MatchConfig) -> nn.Module:
     return net.eval()
 
 
+def key_ahead(rooms: RELATIONAL.Rooms) -> np.ndarray:
+    """The row of the key right before the agent, 0 where there is none: [B]."""
+    agent = rooms.tokens[:, 0].astype(int)
+    ahead = agent[:, X:] + RELATIONAL.HEADINGS[agent[:, STATE]]
+    row = np.maximum(rooms.cells[rooms.numbers, ahead[:, 1] * rooms.side + ahead[:, 0]], 0)
+    return np.where(rooms.tokens[rooms.numbers, row, KIND] == KEY, row, 0)
+
+
+# %%
 def judge_match(
     net: nn.Module, keys: int, doors: int, side: int, episodes: int, seed: int
 ) -> dict[str, float]:
-    """Percent of fresh episodes, one action in twenty at random: goal reached, right key taken, wrong key taken."""
+    """Percent of fresh episodes, one action in twenty by lot: goal reached; right or wrong key taken by choice, any by lot;
+    right or wrong key stood before first."""
     rng = np.random.default_rng((JUDGING, seed, side))
     rooms = RELATIONAL.Rooms(match(keys, doors), episodes, side, rng, CLOCK)
-    right, act, playing = pairs(rooms.tokens)[0], RELATIONAL.player(net), np.arange(episodes)
-    goal, actions = np.zeros(episodes, bool), np.zeros(episodes, int)
+    key, playing = pairs(rooms.tokens)[0], np.arange(episodes)
+    (goal, lot), (first, actions) = np.zeros((2, episodes), bool), np.zeros((2, episodes), int)
     while len(playing):
-        actions[playing] = act(rooms.tokens[playing], rng)
+        first, without = np.where(first > 0, first, key_ahead(rooms)), rooms.carried == 0
+        best = RELATIONAL.greedy(net, rooms.tokens[playing], 0.0, rng)
+        drawn = rng.integers(len(RELATIONAL.ACTIONS), size=len(best))
+        actions[playing] = np.where(rng.random(len(best)) < RELATIONAL.PLAY_EPSILON, drawn, best)
         _, terminated, truncated = rooms.step(RELATIONAL.ACTIONS[actions])
         goal[playing] = terminated[playing]
+        takes = without & (rooms.carried > 0)
+        lot[playing] |= takes[playing] & (actions[playing] != best)
         playing = playing[~(terminated | truncated)[playing]]
-    taken = rooms.carried  # nobody can drop a key
-    shares = {"goal": goal, "right": taken == right, "wrong": (taken > 0) & (taken != right)}
-    return {name: 100 * float(share.mean()) for name, share in shares.items()}
+    taken, right = rooms.carried > 0, rooms.carried == key  # nobody can drop a key
+    events = {
+        "goal": goal,
+        "right": right & ~lot,
+        "wrong": taken & ~right & ~lot,
+        "lot": taken & lot,
+    }
+    events |= {"first right": first == key, "first wrong": (first > 0) & (first != key)}
+    return {name: 100 * float(event.mean()) for name, event in events.items()}
 
 
+# %% tags=["A6"]
 live_net = match_net(live_run.state, live_config)
 for name in (TRAINED, DOUBLED):
     shares = judge_match(live_net, *SETTINGS[name], by_budget(20, 500), 1)
-    print(f"{name}: " + ", ".join(f"{what} {share:.0f} %" for what, share in shares.items()))
+    print(
+        f"{name}: "
+        + ", ".join(f"{shares[what]:.0f} % {what}" for what in ("goal", "right", "wrong", "lot"))
+    )
 
 # %% [markdown]
 # *Share of the last hundred episodes in training that reached the goal, exploration included; dotted: the strongest rule
 # that does not compare, walking without fault. One action in five is random in training, and a random grasp at the wrong
-# key ends it all. Printed: fresh episodes, with one action in twenty at random; how many reached the goal, and which key
-# was taken.*
+# key ends it all. Printed: fresh episodes, with one action in twenty at random; how many reached the goal, in how many
+# the agent chose the right key or a wrong one, and in how many the random action took one.*
 #
 # ### MiniGrid judges
 #
@@ -688,14 +713,15 @@ plt.show()
 # reaches the goal in @@79 % of the episodes, above all rules (MiniGrid, as a referee over two hundred episodes a seed,
 # counts @@77 %); all alike hardly ever, and the loudest in @@45 %. <!-- held: match_more -->
 #
-# Right: the comparison itself. The loudest *ranks* four keys as well as attention does. Its episodes are lost on the
-# way. Even who listens only to itself compares: two keys it ranks nearly always rightly, though it seldom wins. And all
-# alike, which wins nothing among four, ranks above chance. <!-- held: match_choice --> So it does not take attention to
-# compare, nor to carry a comparison over. What attention keeps, and the others lose, is an agent that goes and does it.
+# Right: the comparison itself. All four networks make it, and all four carry it over. The loudest ranks four keys as well
+# as attention does. Who listens only to itself ranks two nearly always rightly, and seldom wins even there. All alike
+# wins nothing among four and four, and yet puts the right key first in about four worlds of five, where chance
+# would in less than half. <!-- held: match_choice --> So it takes no attention to compare, nor to carry a comparison
+# over. What attention keeps, and the others lose, is an agent that goes and acts on it.
 #
-# With two keys and four doors all alike ranks the keys rightly in @@90 % of the worlds, and reaches the goal in @@14 %
-# of the episodes. <!-- held: match_way --> (A ranking is not yet a decision: "pick up" must also be worth more than
-# walking away.)
+# The plainest case is two keys and four doors. All alike ranks the keys rightly in @@90 % of the worlds, and reaches the
+# goal in @@14 % of the episodes. <!-- held: match_way --> (A ranking is not yet a decision: "pick up" must also be worth
+# more than walking away.)
 
 # %% tags=["A6", "hide-input"]
 pictures = {}
@@ -711,15 +737,15 @@ for setting in SETTINGS:
         })  # fmt: skip
         paint(axes, list(bars.values()), [label not in NAMES.values() for label in bars])
         axes.set(xlim=(0, 102))
-        axes.set_xlabel({"goal": "goal reached"}.get(what, f"{what} key taken") + " (%)")
+        axes.set_xlabel({"goal": "goal reached"}.get(what, f"{what} key chosen") + " (%)")
     figure.suptitle(setting + (" (as in training)" if setting == TRAINED else ""), fontsize=10)
     pictures[setting.removesuffix(", side 7")] = plots.to_png(figure)
     plt.close(figure)
 show(image_slider(pictures, "judged among", start=3), pictures["4 keys, 4 doors"])
 
 # %% [markdown]
-# *What became of the episodes: goals, right keys taken and wrong ones, in percent of all; what is missing to 100 took no
-# key. Mean, 95 % interval or range, and every seed. The hatched bar is explained below.*
+# *What became of the episodes: goals, right keys chosen and wrong ones, in percent of all. What the keys lack to 100: the
+# random action took one, or nobody did. Mean, 95 % interval or range, and every seed. The hatched bar is explained below.*
 #
 # ### Fair at equal skill?
 #
@@ -826,7 +852,7 @@ for row, name in zip(grid, ("dot", "even"), strict=True):
             colour = "white" if value > 60 else "black"
             axes.annotate(f"{value:.0f}", (j, i), ha="center", va="center", color=colour)
         axes.set(xticks=range(4), xticklabels=KINDS, yticks=range(4), yticklabels=KINDS)
-        event = {"goal": "goal reached"}.get(what, f"{what} key taken")
+        event = {"goal": "goal reached"}.get(what, f"{what} key chosen")
         axes.set_title(f"{NAMES[name]}: {event}", fontsize=9)
         axes.grid(visible=False)
     row[0].set(ylabel="who may not look")
@@ -852,7 +878,7 @@ plt.show()
 #
 # If a key learns from its look whether it is the right one, we can lie to it. **Exchange** the looks of the two keys,
 # until one of them is taken: each hears what the other would have heard, and all tokens stay as they are. If the story is
-# true, the agent takes the *wrong* key. As a control exchange the looks of the two doors.
+# true, the agent goes to the *wrong* key, and takes it. As a control exchange the looks of the two doors.
 
 
 # %%
@@ -945,23 +971,34 @@ LIES = {
     "doors exchanged": "doors exchange looks",
     "keys exchanged": "keys exchange looks",
 }
-figure, panels = plt.subplots(1, 3, figsize=(9.6, 1.9), sharey=True)
-for axes, what in zip(panels, ("right", "wrong", "none"), strict=True):
+OUTCOMES = {
+    "first right": "stands before the\nright key first (%)", "first wrong": "before the wrong\nkey first (%)",
+    "right": "chooses the\nright key (%)", "wrong": "chooses the\nwrong key (%)", "lot": "a key is taken\nby lot (%)",
+}  # fmt: skip
+figure, panels = plt.subplots(1, len(OUTCOMES), figsize=(11, 2.1), sharey=True)
+for axes, (what, label) in zip(panels, OUTCOMES.items(), strict=True):
     plots.bars(axes, {label: stored("dot", where, what) for where, label in LIES.items()})
     paint(axes, ["dot"] * len(LIES), [where != TRAINED for where in LIES])
     axes.set(xlim=(0, 102))
-    axes.set_xlabel("no key taken (%)" if what == "none" else f"{what} key taken (%)")
+    axes.set_xlabel(label, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# *Agents with attention among two keys and two doors: which key they take, as they are, and when two tokens exchange
-# their looks until a key is taken. The three panels add up to 100.*
+# *Agents with attention among two keys and two doors, as they are, and when two tokens exchange their looks until a key
+# is taken: before which key they stand first; which they choose to take; and how often the random action takes one. Bars: means; dots: seeds.*
 #
-# That is the answer. Exchange the keys' looks, and an agent that never takes the wrong key takes it in @@59 % of the
-# episodes and the right one in @@17 %; in the rest it takes none. <!-- held: match_exchange --> What the key hears
-# through its look decides whether it is taken. Exchanging the doors' looks changes next to nothing, though they are
-# needed: what a door hears is not *which* key. (All alike and the loudest cannot be lied to in this way. There all keys hear
-# the same, and each compares by itself what it heard with what it is.)
+# Half of the story is true. Exchange the keys' looks, and in @@74 % of the episodes the agent goes to the wrong key first,
+# in place of @@12 %. <!-- held: match_exchange --> What a key hears tells the agent where to *go*. But there it
+# stands, and does not take it. It waits before the wrong key until the random action grasps it, one time in a hundred,
+# and that happens in @@58 % of the episodes. <!-- held: match_by_lot -->
+#
+# We nearly missed that. An earlier version of this chapter counted keys in hand, found 59 % wrong ones, and wrote that
+# the look "decides whether a key is taken". The noise in play had taken every one of them. So count what an agent
+# *does* apart from what befalls it.
+#
+# Exchanging the doors' looks changes next to nothing, though they are needed: what a door hears is not *which* key. (All
+# alike and the loudest cannot be lied to in this way. There all keys hear the same, and each compares by itself what it
+# heard with what it is. A second such comparison may be what stops attention at the wrong key: it heard a door, and the door has not its colour.)
 #
 # ### Does the look find its partner among four?
 #
@@ -1008,7 +1045,7 @@ plt.show()
 #
 # Here it is in one picture. The right key looks at its door. The wrong key finds no partner, and looks at *itself*.
 # <!-- held: match_whom --> One head does this; the others tell doors apart hardly better than chance. Now it is plain why
-# the exchange works: a key that hears itself is left, a key that hears a door is taken.
+# the exchange sends the agent astray: it goes to the key that hears a door, and passes by the one that hears itself.
 #
 # And among four doors nothing is lost: the head that was trained to find one of two doors finds one of four.
 # <!-- held: match_partner --> That is what we would call a relation: a rule about pairs, which does not ask how many
@@ -1017,8 +1054,8 @@ plt.show()
 # ## Larger rooms
 #
 # In rooms of side 12 the order turns round: all alike reaches more goals than attention, which falls below a rule that
-# takes any key. <!-- held: match_rooms --> Its keys do not fail. It ranks them rightly, and hardly one that it takes is
-# wrong; but in more than a quarter of the episodes it takes none, and then it often does not get to the goal.
+# takes any key. <!-- held: match_rooms --> Its keys do not fail. It ranks them rightly, and hardly ever chooses a wrong one;
+# but in a quarter of the episodes it takes none, and with the key in hand it often does not get to the goal.
 #
 # One suspect can be tried without training. In a room of side 7 nothing lies more than four cells away, so a place
 # further away than that is a number that no network has met. In attention it enters twice, in what is said and in who
@@ -2081,18 +2118,21 @@ for name in ("dot", "even", "own", "loudest"):
 # is heard on average, by attention as well, which untrained looks nearly at all alike. Only itself and the loudest do not count at all.
 
 # %% [markdown]
-# **A6.8 Predict, then run: a lie among three.** Take three keys and two doors. `Exchanged` lets the right key and the
-# first of the others exchange their looks; the third key hears what it always heard. Before which of the three is "pick
-# up" worth most to the stored agent, and in how many of a hundred worlds? Write three numbers down; then run.
+# **A6.8 Predict, then run: what the lie is worth.** Take three keys and two doors. `Exchanged` lets the right key and the
+# first of the others exchange their looks; the third key hears what it always heard. What is "pick up" worth to the stored
+# agent before each of the three, as it is and under the lie? Which of the six numbers is largest? Write them down; then run.
 
 # %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
 three = match(3, 2)(by_budget(20, 300), 7, np.random.default_rng(0))
 right = pairs(three.tokens)[0]
 first = np.where(right == 1, 2, 1)  # the first of the others
-best = worth_taking(Exchanged(stored_match("dot", 1), KEY), three).argmax(1) + 1
-for who, key in {"right": right, "exchanged": first, "third": 6 - right - first}.items():
-    print(f"{who:10}{(best == key).mean():5.0%}")
-# The exchanged key it is, which hears a door. The third hears itself and is left, as is the right one, which now does so too.
+agent_1 = stored_match("dot", 1)
+for net_name, asked_net in {"as it is": agent_1, "under the lie": Exchanged(agent_1, KEY)}.items():
+    worth = worth_taking(asked_net, three)  # [B, 3]
+    for who, key in {"right": right, "exchanged": first, "third": 6 - right - first}.items():
+        values = worth[np.arange(len(key)), key - 1]
+        print(f"{net_name:15}{who:10}{values[np.isfinite(values)].mean():5.2f}")
+# The lie lifts the exchanged key far above the third, but not above the right one: enough to go there, too little to take it.
 
 # %% [markdown]
 # **A6.7 How far?** The flood says whether a cell can be reached. Write `steps_away(free, start)`: for one room, `free`
@@ -2147,12 +2187,13 @@ check("A10.2", seen_by)
 # - Look for the ceiling as for the floor: worlds that nobody can solve look like agents that do not learn. And go on
 #   looking for the floor: among four keys, a rule that never holds a key against a door takes the right one two times in
 #   three; in *Alien*, a policy that sees nothing beat agents that do. <!-- held: match_floors -->
-# - To rank two keys by two doors it takes no attention; even one maximum over tokens does it. With more objects than in
-#   training, attention goes on reaching its goals; the loudest ranks as well and walks less well; averages lose the way.
-#   In larger rooms it is attention that falls behind. <!-- held: match_summary -->
+# - To rank keys by doors it takes no attention; even one maximum over tokens does it, among more objects as well. But with
+#   more objects than in training only attention goes on reaching its goals; the loudest ranks as well and walks less
+#   well; averages lose the way. In larger rooms it is attention that falls behind. <!-- held: match_summary -->
 # - All of them compare by one look, from the key at the door: the relation is in the task. What attention adds can be
 #   read, and lied to: a head by which a key looks at its door, or, finding none, at itself. <!-- held: match_whom -->
-# - A look that is forbidden shows that something broke. Two looks that are exchanged show what they say.
+# - A look that is forbidden shows that something broke. Two looks that are exchanged show what they say: where to go. Count
+#   what an agent does apart from what befalls it: one action in twenty by lot took every wrong key. <!-- held: match_by_lot -->
 # - In *Alien*, at this budget, attention earns no points that we could find. <!-- held: alien_control --> Covering what
 #   an agent looks at changes its mind, and changes the mind of an agent that looks nowhere; a map needs controls of
 #   equal mass and equal place before it says anything. <!-- held: alien_cover_control -->
@@ -2174,7 +2215,7 @@ check("A10.2", seen_by)
 def judged(net: nn.Module, where: str, setting: str, episodes: int, seed: int) -> dict[str, float]:
     """What ``judge_match`` finds in a setting, named; none: episodes in which no key is taken."""
     found = judge_match(net, *SETTINGS[setting], episodes, seed)
-    found["none"] = 100 - found["right"] - found["wrong"]
+    found["none"] = 100 - found["right"] - found["wrong"] - found["lot"]
     return {at(where, what): share for what, share in found.items()}
 
 

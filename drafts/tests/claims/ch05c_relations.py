@@ -75,12 +75,15 @@ def match_more() -> list[float]:
 
 
 def match_choice() -> None:
-    """A forced choice: the loudest ranks as attention does; itself ranks two keys; averages rank above chance among four."""
+    """A forced choice: the loudest ranks as attention does, itself and averages well above chance, wherever they are."""
     dot, loudest, even = (_stored(net, DOUBLED, "forced") for net in ("dot", "loudest", "even"))
     assert dot.min() > 95 and loudest.mean() > dot.mean() - 5
-    assert _above(even, _floor("forced", DOUBLED)) and even.mean() < loudest.mean() - 15
+    assert 70 < even.mean() < 90 and _floor("forced", DOUBLED) < 50
     own = _stored("own", TRAINED, "forced")
     assert own.min() > 85 and _stored("own", TRAINED, "goal").max() < _floor("most doors", TRAINED)
+    for net in CHAPTER.NAMES:
+        for setting in CHAPTER.SETTINGS:
+            assert _stored(net, setting, "forced").min() > _floor("forced", setting) + 10
 
 
 def match_way() -> list[float]:
@@ -149,14 +152,20 @@ def match_forbid_rest() -> None:
 
 def match_exchange() -> list[float]:
     """Exchanged looks of the keys lead to the wrong key; those of the doors change next to nothing."""
-    wrong, right = (_stored("dot", "keys exchanged", what) for what in ("wrong", "right"))
-    assert (wrong > right + 10).all() and _stored("dot", TRAINED, "wrong").max() < 3
-    assert _stored("dot", "doors exchanged", "wrong").max() < 3
-    goals = (_stored("dot", where, "goal").mean() for where in (TRAINED, "doors exchanged"))
-    before, after = goals
-    assert abs(before - after) < 8
-    assert _stored("dot", "without door key", "goal").mean() < before - 15  # needed all the same
-    return [wrong.mean(), right.mean()]
+    before, after = (_stored("dot", at, "first wrong") for at in (TRAINED, "keys exchanged"))
+    assert (after > before + 30).all() and after.mean() > 50
+    goals = [_stored("dot", at, "goal").mean() for at in (TRAINED, "doors exchanged")]
+    assert abs(goals[0] - goals[1]) < 8
+    assert _stored("dot", "without door key", "goal").mean() < goals[0] - 15  # needed all the same
+    return [after.mean(), before.mean()]
+
+
+def match_by_lot() -> list[float]:
+    """The wrong key is not chosen: the random action takes it."""
+    assert _stored("dot", "keys exchanged", "wrong").max() < 8
+    lot = _stored("dot", "keys exchanged", "lot")
+    assert lot.mean() > 40
+    return [lot.mean()]
 
 
 def match_whom() -> None:
@@ -180,8 +189,7 @@ def match_rooms() -> None:
     dot, even = (_stored(net, WIDE, "goal") for net in ("dot", "even"))
     assert stats.ttest_ind(even, dot, equal_var=False).confidence_interval(0.95).low > 0
     assert dot.mean() < _floor("any key", WIDE)
-    right, wrong, none = (_stored("dot", WIDE, what) for what in ("right", "wrong", "none"))
-    assert (wrong / (right + wrong)).max() < 0.05 and none.mean() > 25
+    assert _stored("dot", WIDE, "wrong").max() < 5 and 20 < _stored("dot", WIDE, "none").mean() < 33
     assert _stored("dot", WIDE, "forced").min() > 90
 
 
