@@ -113,7 +113,10 @@ plt.show()
 # Let instead everybody speak, the nearer the louder:
 #
 # $$
-# \hat y(x) = \sum_i w_i(x)\, y_i , \qquad
+# \hat y(x) = \sum_i w_i(x)\, y_i ,
+# $$
+#
+# $$
 # w_i(x) = \frac{e^{-(x - x_i)^2 / 2h^2}}{\sum_j e^{-(x - x_j)^2 / 2h^2}} .
 # $$
 #

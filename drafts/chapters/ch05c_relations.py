@@ -19,14 +19,14 @@
 #
 # **What you will build.** A task that cannot be solved without comparing objects: several keys, several locked doors,
 # and one pair of equal colour. You train agents with attention and without, and then give them more keys and doors than
-# they have ever seen. Where attention wins you ask why: you forbid single looks, and you exchange them, so that a key
+# they have ever seen. Where attention wins you ask why: you forbid single looks, and you lie with them, so that a key
 # hears what the other key should have heard. At the end stands an agent that plays *Alien* from pixels, and a test of
 # what its maps of attention mean.
 #
 # | | |
 # |---|---|
 # | **You need** | [Chapter 05b](ch05b_relational_agents.ipynb): its worlds of tokens, its network, and how it learns. |
-# | **Time** | About three minutes for all cells on two cores; one of them trains. |
+# | **Time** | About @@three minutes for all cells on two cores; one of them trains. |
 # | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -142,7 +142,7 @@ RELATIONAL.look_at(*envs, titles=("1", "2", "3", "4"))
 # their colour. In 3 nobody can help: a key that fits nowhere blocks the way.*
 #
 # Look at 3 again. A room that is one cell wide and a wrong key in the middle: the agent cannot step over a key, and may
-# not take it. Nearly a quarter of the worlds drawn this way cannot be solved by anybody. <!-- held: match_floors -->
+# not take it. Nearly a quarter of the worlds with two keys drawn this way cannot be solved by anybody. <!-- held: match_floors -->
 # The first version of this chapter did not see that. Its agents came to three quarters, stayed there, and looked like
 # agents that had not learned enough.
 #
@@ -249,7 +249,7 @@ for keys, doors, side in ((1, 1, 7), (2, 2, 7), (4, 2, 7), (4, 4, 7), (2, 2, 12)
     )
 
 # %% [markdown]
-# With four keys it is even less than half. From here on only worlds that can be solved count: somebody who knows the
+# With four keys more than half of them cannot be solved. From here on only worlds that can be solved count: somebody who knows the
 # rules, and makes no random moves, solves each of them. The flood is one argument for that; a test holds it against
 # another, chapter 05b's `shortest`, which tries all actions.
 #
@@ -864,53 +864,80 @@ plt.show()
 # *Percent of episodes among two keys and two doors in which tokens of one kind (rows) may not look at others of a kind
 # (columns), all episode long; the mean over seeds. Nothing is forbidden in agent → agent and goal → goal.*
 #
-# Look at key → door. Without it both lose the choice, each in its own way. All alike goes on walking and takes right
-# and wrong keys nearly alike, as any key would come: this one look *is* its comparison. Attention takes no key at all.
+# Look at key → door. Without it both lose the choice, each in its own way. All alike goes on walking and chooses right
+# and wrong keys nearly alike, as they come: this one look *is* its comparison. Attention chooses no key at all.
 # <!-- held: match_forbid --> So key → door is where both compare. The relation lies in the task, not in attention.
 #
-# The other cells are harder to read. Without the goal's look at the doors attention takes keys as ever, and few episodes
-# end at the goal; several other looks of keys and doors cost it a fifth or a third of the goals; those of the agent
-# itself next to nothing. <!-- held: match_forbid_rest --> But all alike "chooses" no look, and falls too: what was
-# forbidden leaves a gap, and the rest is scaled up to a sum that no layer behind has met. A cell tells us that something
-# broke. It does not say what the look was for.
+# Now look at door → key. Without it attention chooses no key either, and yet reaches the goal in more than half of the
+# episodes. <!-- held: match_forbid_door --> How, without a key? The random action took it. One action in twenty is drawn
+# by lot, one of those in five is "pick up", and an agent that stands before the right key and waits will get it in the end.
 #
-# ### What does the look say?
+# The other cells are harder to read. Without the goal's look at the doors attention chooses keys as ever, and few
+# episodes end at the goal; the looks of the agent itself are hardly needed. <!-- held: match_forbid_rest --> But all
+# alike "chooses" no look, and falls too: what was forbidden leaves a gap, and the rest is scaled up to a sum that no layer
+# behind has met. A cell tells us that something broke. It does not say what the look was for.
 #
-# If a key learns from its look whether it is the right one, we can lie to it. **Exchange** the looks of the two keys,
-# until one of them is taken: each hears what the other would have heard, and all tokens stay as they are. If the story is
-# true, the agent goes to the *wrong* key, and takes it. As a control exchange the looks of the two doors.
+# ### What do the looks say?
+#
+# If a look tells something, we can lie with it. All tokens stay as they are; only who hears whom is changed, and only
+# until a key is in hand:
+#
+# - **The keys exchange their looks**: each hears what the other would have heard.
+# - **The doors take one key for the other**: they look at the wrong key where they would have looked at the right one.
+# - **Both** at once.
+# - As a control, **the doors exchange their looks**.
 
 
 # %%
-def exchange(weights: torch.Tensor, tokens: torch.Tensor, kind: int) -> torch.Tensor:
-    """Weights [B, H, N, N] in which the matching token of a kind and the first other one have exchanged their looks.
+def changed_places(tokens: torch.Tensor, kind: int) -> torch.Tensor:
+    """The order [B, N] in which the matching token of a kind and the first other one have changed places.
 
-    A token's look at itself stays one at itself. Worlds in which a key is in hand stay as they are.
+    Where a key is in hand everybody stays.
     """
     right = torch.from_numpy(pairs(tokens.cpu().numpy())[kind == DOOR]).to(tokens.device)
     numbers = torch.arange(tokens.shape[1], device=tokens.device)
     worlds = torch.arange(len(tokens), device=tokens.device)
-    others = (tokens[..., KIND] == kind) & (numbers != right[:, None])
-    other = others.int().argmax(1)
-    order = numbers.repeat(len(tokens), 1)  # [B, N]
+    other = ((tokens[..., KIND] == kind) & (numbers != right[:, None])).int().argmax(1)
+    order = numbers.repeat(len(tokens), 1)
     order[worlds, right], order[worlds, other] = other, right
     in_hand = ((tokens[..., KIND] == KEY) & (tokens[..., STATE] == 1)).any(1)
-    order = torch.where(in_hand[:, None], numbers, order)
+    return torch.where(in_hand[:, None], numbers, order)
+
+
+def exchange(weights: torch.Tensor, tokens: torch.Tensor, kind: int) -> torch.Tensor:
+    """Weights [B, H, N, N] in which two tokens of a kind have exchanged their looks; one at oneself stays one."""
+    order = changed_places(tokens, kind)
     looks = weights.gather(2, order[:, None, :, None].expand_as(weights))
     looks = looks.gather(3, order[:, None, None].expand_as(weights))
-    return torch.where((order != numbers)[:, None, :, None], looks, weights)
+    moved = order != torch.arange(order.shape[1], device=order.device)
+    return torch.where(moved[:, None, :, None], looks, weights)
 
 
-class Exchanged(nn.Module):
-    """A network in which two tokens of a kind exchange their looks."""
+def mistake(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Weights [B, H, N, N] in which doors look at the one key where they looked at the other."""
+    order = changed_places(tokens, KEY)
+    looks = weights.gather(3, order[:, None, None].expand_as(weights))
+    return torch.where((tokens[..., KIND] == DOOR)[:, None, :, None], looks, weights)
 
-    def __init__(self, net: nn.Module, kind: int) -> None:
+
+# %%
+LIES = {
+    "doors exchanged": lambda weights, tokens: exchange(weights, tokens, DOOR),
+    "keys exchanged": lambda weights, tokens: exchange(weights, tokens, KEY),
+    "keys mistaken": mistake,
+    "both": lambda weights, tokens: mistake(exchange(weights, tokens, KEY), tokens),
+}
+
+
+class Lied(nn.Module):
+    """A network whose attention is lied to."""
+
+    def __init__(self, net: nn.Module, lie: str) -> None:
         super().__init__()
-        self.net, self.kind = net, kind
+        self.net, self.lie = net, lie
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        edit = partial(exchange, tokens=tokens, kind=self.kind)
-        return RELATIONAL.edited(self.net, edit)(tokens)
+        return RELATIONAL.edited(self.net, partial(LIES[self.lie], tokens=tokens))(tokens)
 
 
 # %% tags=["hide-input"]
@@ -948,9 +975,9 @@ head, _ = finds_door(agent_1, match(2, 2)(200, 7, np.random.default_rng(2)))
 with torch.no_grad():
     tokens = torch.from_numpy(one.tokens)
     as_is = agent_1.look(tokens)[1]
-figure, panels = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True)
+figure, panels = plt.subplots(1, 4, figsize=(11.6, 2.9), sharey=True)
 titles = {"as they are": as_is}
-titles |= {f"{KINDS[kind]}s exchanged": exchange(as_is, tokens, kind) for kind in (KEY, DOOR)}
+titles |= {lie: LIES[lie](as_is, tokens) for lie in ("keys exchanged", "keys mistaken", "both")}
 for axes, (title, weights) in zip(panels, titles.items(), strict=True):
     axes.imshow(weights[0, head], vmin=0, vmax=1, cmap="Blues")
     names = labels_of(one.tokens[0])
@@ -962,43 +989,47 @@ panels[0].set(ylabel="who looks")
 plt.show()
 
 # %% [markdown]
-# *Who (rows) looks at whom (columns) in one world, by one head of an agent with attention: as it is, with the rows of the
-# two keys exchanged, and with those of the doors. A look at oneself stays one at oneself.*
+# *Who (rows) looks at whom (columns) in one world, by one head of an agent with attention: as it is; with the rows of the
+# two keys exchanged; with the two keys' columns exchanged in the rows of the doors; and with both. A look at oneself
+# stays one at oneself.*
 
 # %% tags=["A6", "hide-input"]
-LIES = {
+TRUTH_AND_LIES = {
     TRAINED: "as it is",
     "doors exchanged": "doors exchange looks",
     "keys exchanged": "keys exchange looks",
+    "keys mistaken": "doors take one key for the other",
+    "both": "both of these",
 }
 OUTCOMES = {
     "first right": "stands before the\nright key first (%)", "first wrong": "before the wrong\nkey first (%)",
     "right": "chooses the\nright key (%)", "wrong": "chooses the\nwrong key (%)", "lot": "a key is taken\nby lot (%)",
 }  # fmt: skip
-figure, panels = plt.subplots(1, len(OUTCOMES), figsize=(11, 2.1), sharey=True)
-for axes, (what, label) in zip(panels, OUTCOMES.items(), strict=True):
-    plots.bars(axes, {label: stored("dot", where, what) for where, label in LIES.items()})
-    paint(axes, ["dot"] * len(LIES), [where != TRAINED for where in LIES])
+figure, panels = plt.subplots(1, len(OUTCOMES), figsize=(11.4, 2.6), sharey=True)
+for axes, (what, told) in zip(panels, OUTCOMES.items(), strict=True):
+    plots.bars(axes, {label: stored("dot", where, what) for where, label in TRUTH_AND_LIES.items()})
+    paint(axes, ["dot"] * len(TRUTH_AND_LIES), [where != TRAINED for where in TRUTH_AND_LIES])
     axes.set(xlim=(0, 102))
-    axes.set_xlabel(label, fontsize=8)
+    axes.set_xlabel(told, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# *Agents with attention among two keys and two doors, as they are, and when two tokens exchange their looks until a key
-# is taken: before which key they stand first; which they choose to take; and how often the random action takes one. Bars: means; dots: seeds.*
+# *Agents with attention among two keys and two doors, told the truth and lied to until a key is taken: before which key
+# they stand first; which they choose to take; and how often the random action takes one. Bars: means; dots: seeds.*
 #
-# Half of the story is true. Exchange the keys' looks, and in @@74 % of the episodes the agent goes to the wrong key first,
-# in place of @@12 %. <!-- held: match_exchange --> What a key hears tells the agent where to *go*. But there it
-# stands, and does not take it. It waits before the wrong key until the random action grasps it, one time in a hundred,
-# and that happens in @@58 % of the episodes. <!-- held: match_by_lot -->
+# The looks have divided the work. If the keys exchange their looks, the agent *goes* to the wrong key, in @@73 % of the
+# episodes first, in place of @@9 %; but there it stands, and does not take it. <!-- held: match_exchange --> If the doors
+# take one key for the other, it goes to the right key as ever, and does not take *that*. <!-- held: match_mistake --> Only
+# if both lie does it go to the wrong key and choose it, in @@48 % of the episodes. <!-- held: match_both --> So the
+# key's look at the door says where to go, and the door's look at the key says: take it.
 #
-# We nearly missed that. An earlier version of this chapter counted keys in hand, found 59 % wrong ones, and wrote that
-# the look "decides whether a key is taken". The noise in play had taken every one of them. So count what an agent
-# *does* apart from what befalls it.
+# We nearly missed that. An earlier version of this chapter counted the keys in hand at the end, found 59 % wrong ones
+# when keys exchange their looks, and wrote that this look "decides whether a key is taken". The random action
+# had taken every one of them. <!-- held: match_by_lot --> So count what an agent *does* apart from what befalls it.
 #
-# Exchanging the doors' looks changes next to nothing, though they are needed: what a door hears is not *which* key. (All
-# alike and the loudest cannot be lied to in this way. There all keys hear the same, and each compares by itself what it
-# heard with what it is. A second such comparison may be what stops attention at the wrong key: it heard a door, and the door has not its colour.)
+# The control changes next to nothing: with two doors, some door looks at the right key, whichever it is, and the
+# maximum over tokens does not ask which. (All alike and the loudest cannot be lied to in this way. There all keys hear the
+# same, and each compares by itself what it heard with what it is.)
 #
 # ### Does the look find its partner among four?
 #
@@ -1735,7 +1766,7 @@ def alien_picture(seen: Seen, mean: np.ndarray, most: float, widest: float) -> b
 
 
 mean_map = np.mean([seen.looks for seen in game], 0)  # [heads, N]
-brightest = max(seen.looks.max() for seen in game)
+brightest = np.percentile([seen.looks.max() for seen in game], 75)
 widest = max(np.abs(seen.values - seen.values.mean()).max() for seen in game)
 slides = [
     alien_picture(seen, mean_map, brightest, widest)
@@ -1746,7 +1777,7 @@ show(scrubber(slides, "instant", interval=300), slides[0])
 # %% [markdown]
 # *Above: the maze, and where each head looks, averaged over the nodes that look; the percentage is the share of the
 # brightest node. Below: the values of the four moves, and each head's mean over the game. One scale of brightness holds
-# for all frames. A head that looked nowhere in particular would give each node 3 %. The player is in the orange frame.*
+# for all frames; the brightest node of a quarter of them reaches its end. A head that looked nowhere in particular would give each node 3 %. The player is in the orange frame.*
 #
 # Compare above and below. Much of what one is tempted to read into a frame is there in the mean as well: it belongs to
 # the place, and not to what happens there.
@@ -1901,6 +1932,7 @@ def nodes_of(
     return nodes
 
 
+# %% tags=["hide-input"]
 def looks_of(
     net: nn.Module, other: nn.Module, obs: np.ndarray, figures: list[dict], seed: int
 ) -> dict[str, float]:
@@ -2118,23 +2150,6 @@ for name in ("dot", "even", "own", "loudest"):
 # is heard on average, by attention as well, which untrained looks nearly at all alike. Only itself and the loudest do not count at all.
 
 # %% [markdown]
-# **A6.8 Predict, then run: what the lie is worth.** Take three keys and two doors. `Exchanged` lets the right key and the
-# first of the others exchange their looks; the third key hears what it always heard. What is "pick up" worth to the stored
-# agent before each of the three, as it is and under the lie? Which of the six numbers is largest? Write them down; then run.
-
-# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
-three = match(3, 2)(by_budget(20, 300), 7, np.random.default_rng(0))
-right = pairs(three.tokens)[0]
-first = np.where(right == 1, 2, 1)  # the first of the others
-agent_1 = stored_match("dot", 1)
-for net_name, asked_net in {"as it is": agent_1, "under the lie": Exchanged(agent_1, KEY)}.items():
-    worth = worth_taking(asked_net, three)  # [B, 3]
-    for who, key in {"right": right, "exchanged": first, "third": 6 - right - first}.items():
-        values = worth[np.arange(len(key)), key - 1]
-        print(f"{net_name:15}{who:10}{values[np.isfinite(values)].mean():5.2f}")
-# The lie lifts the exchanged key far above the third, but not above the right one: enough to go there, too little to take it.
-
-# %% [markdown]
 # **A6.7 How far?** The flood says whether a cell can be reached. Write `steps_away(free, start)`: for one room, `free`
 # [side, side] (True where one may walk) and `start` as (x, y), the number of cells to walk to each cell, [side, side],
 # and −1 where one cannot get.
@@ -2159,6 +2174,22 @@ def steps_away(free: np.ndarray, start: tuple[int, int]) -> np.ndarray:
 
 
 check("A6.7", steps_away)
+
+# %% [markdown]
+# **A6.8 Predict, then run: what a lie is worth.** Put the stored agent before the right key, and before the wrong one: what
+# is "pick up" worth, as it is and under each of the four lies? Ten numbers. In which rows is the wrong key worth more?
+# Write it down; then run.
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+some = match(2, 2)(by_budget(20, 300), 7, np.random.default_rng(0))
+right, worlds = pairs(some.tokens)[0], np.arange(len(some.tokens))
+honest = stored_match("dot", 1)
+for told, net in {"as it is": honest, **{lie: Lied(honest, lie) for lie in LIES}}.items():
+    worth = worth_taking(net, some)
+    worth = np.where(np.isfinite(worth), worth, np.nan)
+    means = [np.nanmean(worth[worlds, key - 1]) for key in (right, 3 - right)]
+    print(f"{told:17}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
+# Each lie alone takes from the right key or gives to the wrong one; only both together turn the order round.
 
 # %% [markdown]
 # **A10.2 Who has seen this pixel?** A node of Alien's network sees 16 × 16 pixels, and the next one begins 12 pixels
@@ -2190,10 +2221,11 @@ check("A10.2", seen_by)
 # - To rank keys by doors it takes no attention; even one maximum over tokens does it, among more objects as well. But with
 #   more objects than in training only attention goes on reaching its goals; the loudest ranks as well and walks less
 #   well; averages lose the way. In larger rooms it is attention that falls behind. <!-- held: match_summary -->
-# - All of them compare by one look, from the key at the door: the relation is in the task. What attention adds can be
-#   read, and lied to: a head by which a key looks at its door, or, finding none, at itself. <!-- held: match_whom -->
-# - A look that is forbidden shows that something broke. Two looks that are exchanged show what they say: where to go. Count
-#   what an agent does apart from what befalls it: one action in twenty by lot took every wrong key. <!-- held: match_by_lot -->
+# - The relation is in the task: attention and averages alike lose the choice without the look from key to door. What
+#   attention adds can be read, and lied to: the key's look at its door says where to go, and the door's look at the key
+#   says to take it. <!-- held: match_both -->
+# - A look that is forbidden shows that something broke; a look that lies shows what it said. And count what an agent does
+#   apart from what befalls it: the random action took every wrong key. <!-- held: match_by_lot -->
 # - In *Alien*, at this budget, attention earns no points that we could find. <!-- held: alien_control --> Covering what
 #   an agent looks at changes its mind, and changes the mind of an agent that looks nowhere; a map needs controls of
 #   equal mass and equal place before it says anything. <!-- held: alien_cover_control -->
@@ -2237,10 +2269,11 @@ def looks_forbidden(net: nn.Module, seed: int) -> dict[str, float]:
 
 # %% tags=["hide-input"]
 def of_attention(net: nn.Module, config: MatchConfig, seed: int) -> dict[str, float]:
-    """Exchanged looks; how often the matching key finds its door, before and after training; whom keys look at."""
+    """Lies; how often the matching key finds its door, before and after training; whom keys look at."""
     found = {}
-    for kind in (KEY, DOOR):
-        found |= judged(Exchanged(net, kind), f"{KINDS[kind]}s exchanged", TRAINED, 500, seed)
+    for lie in LIES:
+        found |= judged(Lied(net, lie), lie, TRAINED, 500, seed)
+        found[at(lie, "forced")] = forced_choice(Lied(net, lie), worlds_of(TRAINED, 500, seed))[0]
     torch.manual_seed(seed)
     untrained = make_net(config)
     for setting in (TRAINED, DOUBLED, WIDE):

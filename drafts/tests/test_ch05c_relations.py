@@ -622,6 +622,9 @@ def test_looks_are_forbidden_from_kind_to_kind_and_no_other(mixed):
     assert isinstance(net.attention, rel.Heads)
 
 
+EXCHANGED = {1: "keys exchanged", 2: "doors exchanged"}
+
+
 def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
     torch.manual_seed(6)
     net = ch.make_net(ch.MatchConfig())
@@ -630,7 +633,7 @@ def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
     before = net.look(tokens)[1]
     for kind, rows, right in ((1, (1, 2), rights[0]), (2, (3, 4), rights[1])):
         with torch.no_grad():
-            ch.Exchanged(net, kind)(tokens)
+            ch.Lied(net, EXCHANGED[kind])(tokens)
         assert set(right.tolist()) == set(rows)
         for i, j in itertools.product(range(6), repeat=2):
             swap = {rows[0]: rows[1], rows[1]: rows[0]} if i in rows else {}
@@ -639,7 +642,7 @@ def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
     three = torch.from_numpy(worlds(3, 2, 30).tokens)
     key, before = ch.pairs(three.numpy())[0], net.look(three)[1]
     with torch.no_grad():
-        ch.Exchanged(net, 1)(three)
+        ch.Lied(net, EXCHANGED[1])(three)
     for b, right in enumerate(key):
         other = 2 if right == 1 else 1  # the first of the wrong ones
         torch.testing.assert_close(mixed[-1][b, :, right, 4:], before[b, :, other, 4:])
@@ -648,15 +651,32 @@ def test_two_tokens_exchange_their_looks_and_nobody_else(mixed):
         torch.testing.assert_close(mixed[-1][b, :, third], before[b, :, third])
 
 
+def test_doors_take_one_key_for_the_other_and_both_lies_add_up(mixed):
+    torch.manual_seed(6)
+    net, layout = ch.make_net(ch.MatchConfig()), worlds(2, 2, 30)
+    tokens = torch.from_numpy(layout.tokens)
+    before, swap = net.look(tokens)[1], {1: 2, 2: 1}
+    for lie in ("keys mistaken", "both"):
+        with torch.no_grad():
+            ch.Lied(net, lie)(tokens)
+        for i, j in itertools.product(range(6), repeat=2):
+            expected = before[:, :, i, j]
+            if i in (3, 4):  # a door looks at the keys, changed over
+                expected = before[:, :, i, swap.get(j, j)]
+            if i in swap and lie == "both":
+                expected = before[:, :, swap[i], swap.get(j, j)]
+            torch.testing.assert_close(mixed[-1][:, :, i, j], expected)
+
+
 def test_the_lie_ends_when_a_key_is_taken(mixed):
     torch.manual_seed(6)
     net, layout = ch.make_net(ch.MatchConfig()), worlds(2, 2, 6)
     layout.tokens[:3, 1, 2] = 1  # in hand
     tokens = torch.from_numpy(layout.tokens)
     before = net.look(tokens)[1]
-    for kind in (1, 2):
+    for lie in ch.LIES:
         with torch.no_grad():
-            ch.Exchanged(net, kind)(tokens)
+            ch.Lied(net, lie)(tokens)
         torch.testing.assert_close(mixed[-1][:3], before[:3])
         assert (mixed[-1][3:] != before[3:]).flatten(1).any(1).all()
 
@@ -768,7 +788,8 @@ def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
         } | {
             what: name == "dot"
             for what in (
-                "keys exchanged: wrong", "doors exchanged: none", f"{ch.DOUBLED}: finds its door", "minigrid",
+                "keys exchanged: wrong", "doors exchanged: none", "both: forced",
+                "keys mistaken: first right", f"{ch.DOUBLED}: finds its door", "minigrid",
                 f"{ch.WIDE}: untrained finds", "wrong key: itself", "right key: the pair's door",
             )
         }  # fmt: skip
@@ -783,8 +804,8 @@ def test_every_measurement_of_matching_runs_small(monkeypatch, tmp_path):
         save_checkpoint(path, found.state, config=config, seed=1)
     near = [(where, episodes) for net, where, episodes in asked if isinstance(net, ch.Near)]
     assert near == [((2, 2, 12), 500)] * 3
-    liars = [(net.kind, where) for net, where, _ in asked if isinstance(net, ch.Exchanged)]
-    assert liars == [(1, (2, 2, 7)), (2, (2, 2, 7))]
+    liars = [(net.lie, where) for net, where, _ in asked if isinstance(net, ch.Lied)]
+    assert liars == [(lie, (2, 2, 7)) for lie in ch.LIES]
     kept = [where for net, where, _ in asked if isinstance(net, ch.ByKind)]
     assert kept == [(2, 4, 7), (4, 4, 7)]
     blind = [(net.looker, net.seen) for net, _, _ in asked if isinstance(net, ch.Without)]

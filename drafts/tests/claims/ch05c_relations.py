@@ -131,41 +131,59 @@ def match_counting() -> list[float]:
 
 
 def match_forbid() -> None:
-    """Without the look from key to door averages take keys as they come, and attention takes none."""
+    """Without the look from key to door averages choose keys as they come, and attention chooses none."""
     right, wrong = (_stored("even", "without key door", what) for what in ("right", "wrong"))
     assert abs(100 * right.mean() / (right + wrong).mean() - _floor("any key", TRAINED)) < 6
     assert (right + wrong).min() > 60
-    assert _stored("dot", "without key door", "none").min() > 80
+    assert sum(_stored("dot", "without key door", what) for what in ("right", "wrong")).max() < 10
+
+
+def match_forbid_door() -> None:
+    """Without the look from door to key attention chooses none either; the random action takes keys, and goals follow."""
+    assert sum(_stored("dot", "without door key", what) for what in ("right", "wrong")).mean() < 10
+    assert _stored("dot", "without door key", "lot").mean() > 50
+    assert _stored("dot", "without door key", "goal").mean() > 50
 
 
 def match_forbid_rest() -> None:
     """Attention: the goal's look at doors is needed for the goal, others of keys and doors in part, the agent's hardly."""
     whole = _stored("dot", TRAINED, "goal").mean()
     assert _stored("dot", "without goal door", "goal").mean() < 50
-    assert _stored("dot", "without goal door", "none").max() < 15
+    assert _stored("dot", "without goal door", "right").min() > 85
     for kind in CHAPTER.KINDS:
         assert _stored("dot", f"without agent {kind}", "goal").mean() > whole - 10
-    for looker, seen in (("door", "key"), ("key", "goal"), ("key", "agent")):
-        assert 5 < whole - _stored("dot", f"without {looker} {seen}", "goal").mean() < 45
     assert _stored("even", "without key key", "goal").mean() < 70
 
 
 def match_exchange() -> list[float]:
-    """Exchanged looks of the keys lead to the wrong key; those of the doors change next to nothing."""
+    """Keys that exchange looks lead to the wrong key, which is not chosen; doors that do change next to nothing."""
     before, after = (_stored("dot", at, "first wrong") for at in (TRAINED, "keys exchanged"))
     assert (after > before + 30).all() and after.mean() > 50
+    assert _stored("dot", "keys exchanged", "wrong").max() < 8
     goals = [_stored("dot", at, "goal").mean() for at in (TRAINED, "doors exchanged")]
     assert abs(goals[0] - goals[1]) < 8
-    assert _stored("dot", "without door key", "goal").mean() < goals[0] - 15  # needed all the same
     return [after.mean(), before.mean()]
 
 
-def match_by_lot() -> list[float]:
-    """The wrong key is not chosen: the random action takes it."""
-    assert _stored("dot", "keys exchanged", "wrong").max() < 8
-    lot = _stored("dot", "keys exchanged", "lot")
-    assert lot.mean() > 40
-    return [lot.mean()]
+def match_mistake() -> None:
+    """Doors that take one key for the other: the agent goes to the right key, and does not choose it."""
+    before, after = (_stored("dot", at, "first right") for at in (TRAINED, "keys mistaken"))
+    assert (after > before - 10).all()
+    assert sum(_stored("dot", "keys mistaken", what) for what in ("right", "wrong")).mean() < 10
+
+
+def match_both() -> list[float]:
+    """Both lies: the agent goes to the wrong key and chooses it, more often than the right one."""
+    wrong, right = (_stored("dot", "both", what) for what in ("wrong", "right"))
+    assert (wrong > right + 15).all() and wrong.mean() > 30
+    assert _stored("dot", "both", "first wrong").mean() > 50
+    return [wrong.mean()]
+
+
+def match_by_lot() -> None:
+    """When keys exchange looks the random action takes the wrong key: hardly one in ten is chosen."""
+    chosen, lot = (_stored("dot", "keys exchanged", what) for what in ("wrong", "lot"))
+    assert lot.mean() > 40 and chosen.mean() < lot.mean() / 10
 
 
 def match_whom() -> None:
