@@ -8,10 +8,6 @@ from rlbook_utils.front import cards, results_table
 BOOK = Path(__file__).parent
 # Chapters to come, until they are there: number -> title and card.
 PLANNED = {
-    "05c": (
-        "Relations",
-        "Keys that fit doors: where attention pays; and an Atari game from its pixels.",
-    ),
     "07": ("Meta-learning", "Learn to learn, and learn from failure."),
     "07b": ("Imagination", "Imagine before acting."),
     "08": ("Review and roadmap", "What was learned, and a taste of what comes next."),

@@ -1631,7 +1631,7 @@ PLACES = [
     (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
     (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
     (0, 1, "mean-field Q", "chapters 4, 4b, 4c", "off"),
-    (0, 0, "attention, hindsight", "chapters 5, 5b, 7", "off"),
+    (0, 0, "attention, hindsight", "chapters 5, 5b, 5c, 7", "off"),
     (1, 4, "actor–critic", "here", "on"),
     (1, 3, "A2C, A3C", "chapter 6", "on"),
     (1, 2, "PPO", "chapter 6", "on"),

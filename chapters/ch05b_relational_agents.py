@@ -1778,7 +1778,7 @@ show(image_slider(pictures, "rooms of", start=2), pictures["8 × 8"])
 #
 # The source freezes one state and reads from it that one head looks from the agent to the key, and another from the key to
 # the door. The scrubber has a whole episode: who looks at whom in each head, and the Q-values. (What an agent looks at that
-# plays *Alien* from pixels, the source's last picture, is in chapter 05c, which is on its way.)
+# plays *Alien* from pixels, the source's last picture, is in [chapter 05c](ch05c_relations.ipynb).)
 
 # %% tags=["A10", "hide-input"]
 OBJECTS = ("agent", "key", "door", "goal")

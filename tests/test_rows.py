@@ -61,6 +61,8 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch05_attention", "train_looking", "LookConfig", {"steps": 50}),
     ("ch05_attention", "train_digits", "RelationalConfig", {"steps": 3}),
     ("ch05b_relational_agents", "train_rooms", "RoomsConfig", {"random_steps": 5_000}),
+    ("ch05c_relations", "train_match", "MatchConfig", {"random_steps": 5_000}),
+    ("ch05c_relations", "train_alien", "AlienConfig", {"decisions": 80, "warm_up": 50}),
     ("ch06_policy_optimisation", "train_a2c", "A2CConfig", {"steps": 4096}),
     ("ch06_policy_optimisation", "train_ppo", "PPOConfig", {"steps": 8192}),
     ("ch06_policy_optimisation", "train_acer", "ACERConfig", {"steps": 4096}),
