@@ -2252,10 +2252,13 @@ def measure_digits(config: DigitsConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
+COPIES = 209  # of each digit to learn from, as many as there are in a thousand steps of 300
+
+
 def measure_floors(config: DigitsConfig, seed: int) -> Measured:
     """What needs no learning, percent of held-out digits: nearest template, nearest unaligned copy, most frequent digit."""
     learn_seed, judge = spread((PERTURBING, seed, 2), 2)[0], spread((PERTURBING, seed, 1), 1)[0]
-    rng, known = torch.Generator().manual_seed(learn_seed), parts_for(config)[0][:1500].repeat(50)
+    rng, known = torch.Generator().manual_seed(learn_seed), parts_for(config)[0][:1500].repeat(COPIES)
     copies = perturb(digits().images[known], config.rotation, config.shift, config.noise, rng)
     held, truth = judged_digits(config, 1, judge)
     learner = KNeighborsClassifier(1).fit(copies.flatten(1).numpy(), digits().labels[known].numpy())
@@ -2378,8 +2381,8 @@ READERS = {
     "relational_best": RelationalConfig(learning_rate=2e-3),
     "cnn_best": ConvConfig(learning_rate=2e-3, steps=3000),
     "cnn_norm_best": ConvConfig(learning_rate=2e-3, norm=True),
-    "small": RelationalConfig(trunk="small", **SHORT),
-    "small_itself": RelationalConfig(trunk="small", listens="itself", **SHORT),
+    "small": RelationalConfig(trunk="small"),
+    "small_itself": RelationalConfig(trunk="small", listens="itself"),
     "printed": replace(PRINTED, **SHORT),
     "printed_itself": replace(PRINTED, listens="itself", **SHORT),
 }
