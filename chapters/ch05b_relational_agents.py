@@ -2234,6 +2234,27 @@ def measure_needs(config: NeedsConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
+@dataclass(frozen=True)
+class LooseConfig:
+    """Which stored agents of row A6 play again, and with how much chance."""
+
+    agents: str = choice("dot", ("dot", "additive", "even", "own"))
+    epsilon: float = knob(0.2, 0.0, 1.0, "share of random actions, as in training")
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def measure_loose(config: LooseConfig, seed: int) -> Measured:
+    """Scores and steps of stored agents with more chance in play, in as many episodes as ``measure_rooms`` takes."""
+    act, found = player(stored_net(config.agents, seed), config.epsilon), {}
+    for side in (5, 6, 8, 16):
+        episodes = 500 if side <= 8 else 200
+        found[f"score_{side}"], found[f"steps_{side}"] = score_of(act, side, episodes, seed)
+    return Measured(found)
+
+
+# %% tags=["hide-input"]
 HEADLINE = "DoorKey 5 × 5: {A6.judged} of episodes on MiniGrid after {A6.seconds} s; as much without attention"
 FIVE, TEN = tuple(range(1, 6)), tuple(range(1, 11))
 AT_8 = RoomsConfig(stages=((8, 1_200),))
@@ -2276,6 +2297,10 @@ MEASUREMENTS = [
 MEASUREMENTS += [
     *(Measurement("A6", f"apart_{name}", measure_rooms, replace(AT_8, **lacking), FIVE) for name, lacking in APART.items()),
     *(Measurement("A6", name, measure_rooms, config, FIVE) for name, config in RIVALS_AT_8.items()),
+    *(
+        Measurement("A6", f"loose_{name}", measure_loose, LooseConfig(name), FIVE if name == "additive" else TEN)
+        for name in ("dot", "own", "even", "additive")
+    ),
     Measurement("A6", "floors", measure_floors, None, FIVE),
     Measurement("A6", "speed", measure_speed, None, FIVE),
     *(

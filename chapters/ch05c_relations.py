@@ -1067,7 +1067,6 @@ for axes, key in zip(panels, ("right key", "wrong key"), strict=True):
     plots.bars(axes, {whom: 100 * stored("dot", key, whom) for whom in WHOM})
     paint(axes, ["dot"] * len(WHOM))
     axes.set(title=f"the {key} looks at ...", xlabel="weight of the head that finds doors (%)")
-panels[0].invert_yaxis()  # each call of ``bars`` turned the shared axis round
 plt.show()
 
 # %% [markdown]
@@ -1120,7 +1119,6 @@ for axes, what in zip(panels, ("goal", "none"), strict=True):
     })  # fmt: skip
     paint(axes, [name for name, _ in compared], [near for _, near in compared])
     axes.set(xlim=(0, 102), xlabel="no key taken (%)" if what == "none" else TOLD[what])
-panels[0].invert_yaxis()
 for rule, style in FLOORS["goal"].items():
     floor = stored("floors", WIDE, rule).mean()
     panels[0].axvline(floor, color=plots.INK, linestyle=style, linewidth=1.2)

@@ -94,5 +94,5 @@ def bars(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
             seeds, np.full(len(seeds), row), "o", color=INK, markersize=4, markerfacecolor="none"
         )
     axes.set_yticks(range(len(values)), list(values))
-    axes.invert_yaxis()
+    axes.yaxis.set_inverted(True)  # for panels that share the axis, too
     axes.grid(axis="y", visible=False)

@@ -114,3 +114,12 @@ def test_bars_of_equal_seeds_are_drawn():
     assert np.mean(seeds) > 0.1  # by rounding
     axes = plots.Figure().subplots()
     plots.bars(axes, {"a": seeds})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bars_begin_at_the_top_in_panels_that_share_the_axis(count):
+    panels = plots.Figure().subplots(1, count, sharey=True, squeeze=False)[0]
+    for axes in panels:
+        plots.bars(axes, {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0]})
+    bottom, top = panels[0].get_ylim()
+    assert bottom > 1 > 0 > top
