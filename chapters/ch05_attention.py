@@ -2258,7 +2258,10 @@ COPIES = 209  # of each digit to learn from, as many as there are in a thousand 
 def measure_floors(config: DigitsConfig, seed: int) -> Measured:
     """What needs no learning, percent of held-out digits: nearest template, nearest unaligned copy, most frequent digit."""
     learn_seed, judge = spread((PERTURBING, seed, 2), 2)[0], spread((PERTURBING, seed, 1), 1)[0]
-    rng, known = torch.Generator().manual_seed(learn_seed), parts_for(config)[0][:1500].repeat(COPIES)
+    rng, known = (
+        torch.Generator().manual_seed(learn_seed),
+        parts_for(config)[0][:1500].repeat(COPIES),
+    )
     copies = perturb(digits().images[known], config.rotation, config.shift, config.noise, rng)
     held, truth = judged_digits(config, 1, judge)
     learner = KNeighborsClassifier(1).fit(copies.flatten(1).numpy(), digits().labels[known].numpy())

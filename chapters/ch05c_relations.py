@@ -690,6 +690,9 @@ def over_settings(names: dict[str, str]) -> Figure:
             axes.plot(x, [values.mean() for values in seeds], "_", color=colour, markersize=11, markeredgewidth=3, label=label)  # fmt: skip
             for spot, values in zip(x, seeds, strict=True):
                 axes.plot(np.full(len(values), spot), values, ".", color=colour, markersize=5)
+            if what == "goal":
+                loose = [stored(f"loose_{name}", setting, "loose").mean() for setting in SETTINGS]
+                axes.plot(x, loose, "o", color=colour, markersize=6, markerfacecolor="none")
         for rule, style in FLOORS[what].items():
             for x, setting in enumerate(SETTINGS):
                 told_once = {"forced": "by chance"}.get(rule, rule) if x == 0 else None
@@ -706,8 +709,8 @@ over_settings(NAMES)
 plt.show()
 
 # %% [markdown]
-# *Trained among two keys and two doors (first column), judged in five settings. Bars: means; dots: seeds. Dotted and
-# dashed on the left: rules that do not compare; dotted on the right: chance.*
+# *Trained among two keys and two doors (first column), judged in five settings. Bars: means; dots: seeds; open circles:
+# means with one action in five by lot. Dotted and dashed on the left: rules that do not compare; dotted on the right: chance.*
 #
 # Left: where they were trained, attention and all alike reach the same. Among four keys and four doors attention still
 # reaches the goal in @@79 % of the episodes, above all rules (MiniGrid, as a referee over two hundred episodes a seed,
@@ -2328,6 +2331,16 @@ def reasons(net: nn.Module, config: MatchConfig, seed: int) -> dict[str, float]:
     return found
 
 
+def measure_match_loose(config: MatchConfig, seed: int) -> Measured:
+    """Percent of goals of a stored agent with one action in five by lot, as in training."""
+    net, found = stored_match(config.net, seed), {}
+    for name, (keys, doors, side) in SETTINGS.items():
+        loose = RELATIONAL.player(net, config.epsilon)
+        reached, _ = RELATIONAL.score_of(loose, side, 500, seed, match(keys, doors), CLOCK)
+        found[at(name, "loose")] = 100 * reached
+    return Measured(found)
+
+
 # %% tags=["hide-input"]
 def measure_match_floors(config: None, seed: int) -> Measured:
     """What rules without comparison, random play with the best odds, and a forced choice by chance reach, in percent."""
@@ -2415,6 +2428,8 @@ MEASUREMENTS = [
       for name in NAMES),
     *(Measurement("A6", f"match_{name}_mixed", measure_match, MatchConfig(net=name, keys=3, doors=3, mixed=True), THREE)
       for name in ("dot", "loudest", "even")),
+    *(Measurement("A6", f"match_loose_{name}", measure_match_loose, MatchConfig(net=name), SEEDS[name])
+      for name in NAMES),
     Measurement("A6", "match_floors", measure_match_floors, None, (1,), (
         Metric("more_rule", f"{MORE}, the strongest rule without comparison", "mean"),)),
     Measurement("A10", "alien_floors", measure_alien_floors, FloorConfig(), (1,), (

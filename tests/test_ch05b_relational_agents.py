@@ -2076,6 +2076,38 @@ def test_stored_agents_are_looked_into(name, monkeypatch, tmp_path):
         )
 
 
+def test_stored_agents_play_again_with_more_chance(monkeypatch, tmp_path):
+    torch.manual_seed(8)
+    net, asked = ch.RelationalNet(way="even"), []
+    monkeypatch.setattr(ch.results, "RESULTS", tmp_path)
+    path = ch.results.run_path("A6", "even", 3).with_suffix(".safetensors")
+    save_checkpoint(path, {"net": net.state_dict()})
+    assert ch.measure_loose and ch.stored_net and ch.player
+    tokens, rng = scene(4_000, side=5, seed=50), np.random.default_rng(51)
+    best = net(torch.from_numpy(tokens)).argmax(1).numpy()
+
+    def score_of(act, *ask):
+        asked.append(ask)
+        return (act(tokens, rng) == best).mean(), 7.0 + len(asked)
+
+    monkeypatch.setattr(ch, "score_of", score_of)
+    for epsilon in (0.2, 0.7):
+        config = ch.LooseConfig("even") if epsilon == 0.2 else ch.LooseConfig("even", epsilon)
+        asked.clear()
+        found = ch.measure_loose(config, 3).metrics
+        assert asked == [(5, 500, 3), (6, 500, 3), (8, 500, 3), (16, 200, 3)]
+        for number, side in enumerate((5, 6, 8, 16)):
+            assert found.pop(f"score_{side}") == pytest.approx(1 - 0.8 * epsilon, abs=0.03)
+            assert found.pop(f"steps_{side}") == 8.0 + number
+        assert not found
+    loose = {m.name: m for m in ch.MEASUREMENTS if m.measure is ch.measure_loose}
+    plain = {m.name: m for m in ch.MEASUREMENTS if m.name in ("dot", "own", "even", "additive")}
+    assert {f"loose_{name}": m.seeds for name, m in plain.items()} == {
+        name: m.seeds for name, m in loose.items()
+    }
+    assert all(m.config == ch.LooseConfig(name[6:]) for name, m in loose.items())
+
+
 def solutions():
     """The solved exercises' definitions, taken from their folded cells."""
     text = (CHAPTERS / "ch05b_relational_agents.py").read_text(encoding="utf8")

@@ -1577,3 +1577,28 @@ def test_the_attention_network_learns_a_relation_of_far_places(seed):
         optimiser.step()
     obs, answer = pictures(500)
     assert (net(obs).argmax(1) == answer).float().mean() > 0.95
+
+
+def test_loose_play_is_of_the_stored_agent(monkeypatch):
+    asked = []
+
+    def spy(act, side, episodes, seed, layout, clock):
+        tokens = layout(200, side, np.random.default_rng(0)).tokens
+        moves = act(tokens, np.random.default_rng(1))
+        asked.append((tokens.shape[1], side, seed, clock, (moves == 2).mean()))
+        return 0.25, 9.0
+
+    class Forward(torch.nn.Module):
+        def forward(self, tokens):
+            return torch.tensor([0.0, 0, 1, 0, 0]).expand(len(tokens), 5)
+
+    monkeypatch.setattr(
+        ch, "stored_match", lambda name, seed: Forward() if (name, seed) == ("even", 3) else None
+    )
+    monkeypatch.setattr(ch.RELATIONAL, "score_of", spy)
+    found = ch.measure_match_loose(ch.MatchConfig(net="even"), 3).metrics
+    assert found == {f"{setting}: loose": 25 for setting in ch.SETTINGS}
+    assert [row[:4] for row in asked] == [
+        (2 + keys + doors, side, 3, ch.CLOCK) for keys, doors, side in ch.SETTINGS.values()
+    ]
+    assert np.mean([row[4] for row in asked]) == pytest.approx(0.84, abs=0.04)  # 1 - 4/5 of 0.2
