@@ -1588,12 +1588,14 @@ def test_loose_play_is_of_the_stored_agent(monkeypatch):
         asked.append((tokens.shape[1], side, seed, clock, (moves == 2).mean()))
         return 0.25, 9.0
 
-    class Forward(torch.nn.Module):
+    class Forward(torch.nn.Linear):
         def forward(self, tokens):
             return torch.tensor([0.0, 0, 1, 0, 0]).expand(len(tokens), 5)
 
     monkeypatch.setattr(
-        ch, "stored_match", lambda name, seed: Forward() if (name, seed) == ("even", 3) else None
+        ch,
+        "stored_match",
+        lambda name, seed: Forward(1, 1) if (name, seed) == ("even", 3) else None,
     )
     monkeypatch.setattr(ch.RELATIONAL, "score_of", spy)
     found = ch.measure_match_loose(ch.MatchConfig(net="even"), 3).metrics
