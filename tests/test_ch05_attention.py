@@ -414,6 +414,26 @@ def test_scores_are_judged_on_held_out_digits(monkeypatch):
     assert judged == [held] and all(not pool & held for pool, count in pools if count == 16)
 
 
+def test_the_rule_reads_the_brightest_border_by_the_nearest_digit():
+    """By loops; the label of a held-out digit is never looked up."""
+    (images, labels), (known, held) = ch.small_digits(), ch.parts_of(1797)
+    scenes = ch.make_scenes(held, 12, generator(4))
+    answers = ch.read_by_rule(scenes)
+    for canvas, cell, answer in zip(scenes.canvas, scenes.cells, answers, strict=True):
+        border = []
+        for number in range(9):
+            row, column = 10 * (number // 3), 10 * (number % 3)
+            whole = canvas[row : row + 10, column : column + 10]
+            border.append((whole.sum() - whole[1:-1, 1:-1].sum()).item())
+        best = int(np.argmax(border))
+        row, column = 10 * (best // 3) + 1, 10 * (best % 3) + 1
+        crop = canvas[row : row + 8, column : column + 8]
+        apart = [(crop - images[number]).square().sum().item() for number in known]
+        assert best == cell and answer == labels[known[int(np.argmin(apart))]]
+    many = ch.make_scenes(held, 1000, generator(5))
+    assert (ch.read_by_rule(many) == many.labels).float().mean() > 0.96
+
+
 def same(one, other):
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
@@ -973,6 +993,8 @@ def test_what_is_listed_is_what_the_text_names():
     rates = {named[f"try_{side}_{i}"].config.learning_rate for side in ch.SIDES for i in range(4)}
     assert rates == set(ch.TRIED) and named["try_cnn_0"].config.judged_on == "validation"
     assert named["looks"] is ch.MEASUREMENTS[-1]  # it reads what the others store
+    seen = named["relational"].config.steps * named["relational"].config.batch
+    assert round(seen / len(ch.parts_of(1797)[0])) == ch.COPIES  # memory sees as many as a network
 
 
 def test_steps_to_ninety_are_counted(monkeypatch):
@@ -1002,9 +1024,19 @@ def test_costs_are_those_of_the_networks_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_floors_are_floors():
+def test_floors_are_floors(monkeypatch):
+    """Differences beyond three standard errors of a share of 360 digits; fewer copies to remember read less."""
     found = ch.measure_floors(ch.DigitsConfig(), 1).metrics
-    assert 9 < found["majority"] < 13 < 75 < found["unaligned"] < 92 < 96 < found["template"]
+    error = lambda percent: (percent * (100 - percent) / 360) ** 0.5
+    truth = ch.digits().labels[ch.parts_for(ch.DigitsConfig())[1]]
+    assert found["majority"] == pytest.approx(100 * (truth == truth.mode().values).float().mean())
+    apart = 3 * error(found["unaligned"])
+    assert found["majority"] + apart < found["unaligned"] < found["template"] - apart
+    scope = ch.measure_floors.__globals__
+    monkeypatch.setitem(scope, "COPIES", 10)
+    monkeypatch.setitem(scope, "nearest_template", lambda images, config: torch.zeros(len(images)))
+    few = ch.measure_floors(ch.DigitsConfig(), 1).metrics
+    assert few["unaligned"] < found["unaligned"] - apart and few["majority"] == found["majority"]
 
 
 @pytest.mark.parametrize(

@@ -68,17 +68,22 @@ def match_more() -> list[float]:
     """Goals among four keys and four doors: attention above all rules, then the loudest, then averages, in every seed."""
     dot, loudest, even = (_stored(net, DOUBLED, "goal") for net in ("dot", "loudest", "even"))
     assert _above(dot, _floor("most doors", DOUBLED))
-    assert dot.min() > loudest.max() and loudest.min() > even.max() and even.max() < 10
+    assert dot.min() > loudest.max() and loudest.min() > even.max()
     minigrid = results.metric("A6", "match_dot", "minigrid").mean()
-    assert abs(minigrid - dot.mean()) < 6
-    return [dot.mean(), loudest.mean(), minigrid]
+    loose = [_stored(f"loose_{net}", DOUBLED, "loose") for net in ("even", "loudest", "dot")]
+    assert loose[2].min() > loose[1].max() and loose[1].mean() > loose[0].max()
+    at_home = [_stored(net, TRAINED, "goal").mean() for net in ("dot", "even")]
+    assert 0 < at_home[0] - at_home[1] < 4
+    found = [dot, minigrid, even, loudest, *loose]
+    return [float(np.mean(part)) for part in found]
 
 
 def match_choice() -> None:
-    """A forced choice: the loudest ranks as attention does, itself and averages well above chance, wherever they are."""
+    """A forced choice: the loudest ranks nearly as attention does, itself and averages well above chance, wherever they are."""
     dot, loudest, even = (_stored(net, DOUBLED, "forced") for net in ("dot", "loudest", "even"))
-    assert dot.min() > 95 and loudest.mean() > dot.mean() - 5
-    assert 70 < even.mean() < 90 and _floor("forced", DOUBLED) < 50
+    assert dot.min() > 99 and dot.mean() - 5 < loudest.mean() < dot.mean()
+    assert 86 < even.mean() < 89 and _floor("forced", DOUBLED) < 50  # seven of eight
+    assert _stored("even", DOUBLED, "goal").max() < 5
     own = _stored("own", TRAINED, "forced")
     assert own.min() > 85 and _stored("own", TRAINED, "goal").max() < _floor("most doors", TRAINED)
     for net in CHAPTER.NAMES:
@@ -109,15 +114,21 @@ def match_skill() -> None:
 
 
 def match_mixed() -> list[float]:
-    """Trained with mixed numbers: goals among four and four of averages, attention and the loudest."""
+    """Trained with mixed numbers: goals among four and four of averages (and before), attention and the loudest."""
     found = {net: _stored(f"{net}_mixed", DOUBLED, "goal") for net in ("even", "dot", "loudest")}
+    before = _stored("even", DOUBLED, "goal")
     assert all(len(seeds) == 3 for seeds in found.values())
-    return [seeds.mean() for seeds in found.values()]
+    assert found["even"].min() > before.max() + 20
+    assert found["dot"].min() > max(found["even"].max(), found["loudest"].max())
+    gap = _stored("dot", DOUBLED, "goal").mean() - before.mean()
+    assert found["dot"].mean() - found["even"].mean() < gap / 2  # most of it
+    return [found["even"].mean(), before.mean(), found["dot"].mean(), found["loudest"].mean()]
 
 
 def match_summary() -> None:
     """What the summary says is what the chapter says."""
-    match_more(), match_choice(), match_way(), match_rooms()
+    match_more(), match_choice(), match_way(), match_mixed(), match_near()
+    match_forbid(), match_both(), match_by_lot()
 
 
 def match_counting() -> list[float]:
@@ -131,59 +142,67 @@ def match_counting() -> list[float]:
 
 
 def match_forbid() -> None:
-    """Without the look from key to door averages choose keys as they come, and attention chooses none."""
+    """Two looks cost both most; without the one from key to door averages go on choosing, nearly as keys come."""
+    for net in ("dot", "even"):
+        goals = {
+            (a, b): _stored(net, f"without {a} {b}", "goal").mean()
+            for a in CHAPTER.KINDS
+            for b in CHAPTER.KINDS
+        }
+        worst = sorted(goals, key=goals.get)[:2]
+        assert set(worst) == {("key", "door"), ("door", "key")}
     right, wrong = (_stored("even", "without key door", what) for what in ("right", "wrong"))
-    assert abs(100 * right.mean() / (right + wrong).mean() - _floor("any key", TRAINED)) < 6
-    assert (right + wrong).min() > 60
-    assert sum(_stored("dot", "without key door", what) for what in ("right", "wrong")).max() < 10
+    assert (right + wrong).mean() > 50 and right.mean() / (right + wrong).mean() < 0.6
 
 
 def match_forbid_door() -> None:
-    """Without the look from door to key attention chooses none either; the random action takes keys, and goals follow."""
-    assert sum(_stored("dot", "without door key", what) for what in ("right", "wrong")).mean() < 10
-    assert _stored("dot", "without door key", "lot").mean() > 50
-    assert _stored("dot", "without door key", "goal").mean() > 50
+    """Attention chooses no key without the look from door to key; without that from key to door it depends on the agent."""
+    assert sum(_stored("dot", "without door key", what) for what in ("right", "wrong")).max() < 2
+    right = _stored("dot", "without key door", "right")
+    assert right.min() < 1 and right.max() > 90
+    assert sorted(_stored("dot", "without key door", "goal") < 5) == [False, *[True] * 4]
 
 
 def match_forbid_rest() -> None:
-    """Attention: the goal's look at doors is needed for the goal, others of keys and doors in part, the agent's hardly."""
-    whole = _stored("dot", TRAINED, "goal").mean()
-    assert _stored("dot", "without goal door", "goal").mean() < 50
-    assert _stored("dot", "without goal door", "right").min() > 85
-    for kind in CHAPTER.KINDS:
-        assert _stored("dot", f"without agent {kind}", "goal").mean() > whole - 10
-    assert _stored("even", "without key key", "goal").mean() < 70
+    """One agent needs its own look at doors, another the doors' look at the goal, a third neither."""
+    own, doors = (_stored("dot", f"without {pair}", "goal") for pair in ("agent door", "door goal"))
+    assert sorted(own < 50) == sorted(doors < 50) == [False] * 4 + [True]
+    assert own.argmin() != doors.argmin()
+    assert (np.minimum(own, doors) > 90).sum() == 1
 
 
-def match_exchange() -> list[float]:
-    """Keys that exchange looks lead to the wrong key, which is not chosen; doors that do change next to nothing."""
-    before, after = (_stored("dot", at, "first wrong") for at in (TRAINED, "keys exchanged"))
-    assert (after > before + 30).all() and after.mean() > 50
-    assert _stored("dot", "keys exchanged", "wrong").max() < 8
-    goals = [_stored("dot", at, "goal").mean() for at in (TRAINED, "doors exchanged")]
-    assert abs(goals[0] - goals[1]) < 8
-    return [after.mean(), before.mean()]
+def match_exchange() -> None:
+    """Keys that exchange looks: four of five agents still choose the right key mostly; doors that do change next to nothing."""
+    right = np.sort(_stored("dot", "keys exchanged", "right"))
+    assert right[0] < 2 and right[1] > 60
+    for what in ("goal", "right", "first right"):
+        there = [_stored("dot", at, what).mean() for at in (TRAINED, "doors exchanged")]
+        assert abs(there[0] - there[1]) < 2
 
 
 def match_mistake() -> None:
-    """Doors that take one key for the other: the agent goes to the right key, and does not choose it."""
-    before, after = (_stored("dot", at, "first right") for at in (TRAINED, "keys mistaken"))
-    assert (after > before - 10).all()
-    assert sum(_stored("dot", "keys mistaken", what) for what in ("right", "wrong")).mean() < 10
+    """Doors that take one key for the other: hardly anybody chooses the right one, one agent the wrong one."""
+    right, wrong = (_stored("dot", "keys mistaken", what) for what in ("right", "wrong"))
+    assert right.max() < 11 and right.mean() < 5
+    assert (wrong > 50).sum() == 1 and (wrong < 20).sum() == 4
+    assert 45 < _stored("dot", "keys mistaken", "none").mean() < 55
 
 
 def match_both() -> list[float]:
-    """Both lies: the agent goes to the wrong key and chooses it, more often than the right one."""
+    """Both lies: all agents go to the wrong key and choose it, hardly ever the right one."""
     wrong, right = (_stored("dot", "both", what) for what in ("wrong", "right"))
-    assert (wrong > right + 15).all() and wrong.mean() > 30
-    assert _stored("dot", "both", "first wrong").mean() > 50
-    return [wrong.mean()]
+    first = _stored("dot", "both", "first wrong")
+    assert first.min() > 70 and wrong.min() > 35 and right.max() < 2
+    return [first.mean(), wrong.mean()]
 
 
-def match_by_lot() -> None:
-    """When keys exchange looks the random action takes the wrong key: hardly one in ten is chosen."""
+def match_by_lot() -> list[float]:
+    """Seed 1, keys exchanged: it chooses no wrong key, chance takes keys; its forced choice is wrong. Not so the others."""
     chosen, lot = (_stored("dot", "keys exchanged", what) for what in ("wrong", "lot"))
-    assert lot.mean() > 40 and chosen.mean() < lot.mean() / 10
+    assert chosen[0] == 0 and lot[0] > 40 and chosen.max() < 2
+    forced = _stored("dot", "keys exchanged", "forced")
+    assert forced[0] < 10 and (forced[1:] > 90).all()
+    return [lot[0]]
 
 
 def match_whom() -> None:
@@ -202,23 +221,28 @@ def match_partner() -> None:
         assert _stored("dot", setting, "untrained finds").max() < 75
 
 
-def match_rooms() -> None:
-    """In larger rooms averages reach more goals than attention, which ranks keys well and falls below any key."""
+def match_rooms() -> list[float]:
+    """Larger rooms: both fall; attention's lead over averages is within chance; keys ranked well, few chosen wrongly."""
     dot, even = (_stored(net, WIDE, "goal") for net in ("dot", "even"))
-    assert stats.ttest_ind(even, dot, equal_var=False).confidence_interval(0.95).low > 0
-    assert dot.mean() < _floor("any key", WIDE)
-    assert _stored("dot", WIDE, "wrong").max() < 5 and 20 < _stored("dot", WIDE, "none").mean() < 33
-    assert _stored("dot", WIDE, "forced").min() > 90
+    between = stats.ttest_ind(even, dot, equal_var=False).confidence_interval(0.95)
+    assert between.low < 0 < between.high
+    for net in ("dot", "even"):
+        assert _stored(net, WIDE, "wrong").max() < 1 and 8 < _stored(net, WIDE, "none").mean() < 14
+        assert _stored(net, WIDE, "forced").min() > 99
+        assert _stored(net, WIDE, "right").mean() - _stored(net, WIDE, "goal").mean() > 10
+    home = [_stored(net, TRAINED, "goal").mean() for net in ("dot", "even")]
+    return [home[0], dot.mean(), home[1], even.mean()]
 
 
 def match_near() -> list[float]:
-    """Things drawn in to where they were in training help both, and averages stay ahead."""
+    """Things drawn in to where they were in training bring back most of what larger rooms took."""
     told = []
     for net in ("dot", "even"):
-        far, near = _stored(net, WIDE, "goal"), _stored(net, f"near, {WIDE}", "goal")
-        assert (near > far).all() and near.mean() > far.mean() + 10
+        home, far, near = (
+            _stored(net, where, "goal") for where in (TRAINED, WIDE, f"near, {WIDE}")
+        )
+        assert (near > far).all() and (near - far).mean() > 0.8 * (home - far).mean()
         told += [far.mean(), near.mean()]
-    assert told[3] > told[1] + 3
     return told
 
 
@@ -274,6 +298,11 @@ def alien_control() -> list[float]:
     found = stats.ttest_ind(nothing, attention, equal_var=False).confidence_interval(0.95)
     assert found.high > 0 and nothing.mean() > attention.mean()
     return [nothing.mean() - attention.mean(), found.low, found.high]
+
+
+def alien_summary() -> None:
+    """What the summary says is what the chapter says."""
+    alien_control(), alien_cover_control(), alien_hidden(), alien_figures()
 
 
 def alien_cover() -> None:
