@@ -171,12 +171,11 @@ for number, h in enumerate(bandwidths):
 show(image_slider(pictures, "bandwidth h", start=6), list(pictures.values())[6])
 
 # %% [markdown]
-# *Left: the forty points, the curve they tell together, and, in orange, how loud each of them is when $x = 5$ asks.
-# Right: the error on a thousand points that were not used; dotted: the variance of their noise, 0.16, which nobody can
-# predict. At the left end kernel regression is the nearest neighbour, at the right end the mean of all; in between it
-# beats both.* Not so the mean of the nearest eight, which comes as low: 0.22, beside 0.23 at the best bandwidth. What the
-# kernel has over it is a curve without stairs, and weights that change smoothly with $x$ and with $h$, so that they can be
-# learned. <!-- held: eight -->
+# *Left: the forty points, the curve they tell together, and, in orange, how loud each of them is when $x = 5$ asks. Right: the
+# error on a thousand points that were not used; dotted: the variance of their noise, 0.16, which nobody can predict. Between
+# its two ends kernel regression beats both.* Not so the mean of the nearest eight, which comes as low: 0.22, beside 0.23 at
+# the best bandwidth. What the kernel has over it is a curve without stairs, and weights that change smoothly with $x$ and with
+# $h$, so that they can be learned. <!-- held: eight -->
 #
 # Now give the parts other names. The $x$ that asks is a **query**. Each point has a **key**, $x_i$, by which it is found,
 # and a **value**, $y_i$, which it gives. If keys and queries are vectors, then how well they match can be a number other
@@ -572,11 +571,10 @@ show(scrubber(frames, "rounds", start=0, interval=400), frames[0])
 # round every node takes the mean colour of those it hears and of itself. The two triangles agree first among
 # themselves, then, through the one edge between nodes 2 and 3, with each other.*
 #
-# A graph network has to be given its graph. Attention makes one: its weights are an adjacency matrix with real numbers
-# for edges, drawn anew for every input. If queries, keys and values are all computed from the *same* nodes, it is called
-# **self-attention**, and one call of `attend` is one round of message passing. In translation, where attention became
-# known, the nodes are words: each word to be written is computed from a weighted mean of those read, all at once, where a
-# recurrent network has to take them one after the other.
+# A graph network has to be given its graph. Attention makes one: its weights are an adjacency matrix with real numbers for
+# edges, drawn anew for every input. If queries, keys and values are all computed from the *same* nodes, it is called
+# **self-attention**, and one call of `attend` is one round of message passing. In translation the nodes are words: each word
+# written is computed from a weighted mean of those read, all at once, where a recurrent network takes them one by one.
 
 # %% tags=["A1"]
 torch.manual_seed(3)
@@ -598,13 +596,12 @@ plt.show()
 #
 # ### What does not matter, and what moves along
 #
-# A network that knows what does *not* matter has less to learn. What its form makes it expect before it has seen any data is
-# called its **inductive bias**. A function $f$ is **invariant** under a change $g$ if
-# $f(g(x)) = f(x)$: move the digit, and it is still a seven. It is **equivariant** if $f(g(x)) = g(f(x))$: move the digit,
-# and the map of where its strokes are moves along. Convolution computes at every place the same function of that place's
-# surroundings, so it should be equivariant under shifts. Attention computes for every node the same function of the set of
-# all nodes, so it should be equivariant under permutations: give the nodes other numbers, and the answers get these
-# numbers too. "Should" can be tested.
+# A network that knows what does *not* matter has less to learn. What its form expects before any data is its **inductive
+# bias**. A function $f$ is **invariant** under a change $g$ if $f(g(x)) = f(x)$: move the digit, and it is still a seven. It
+# is **equivariant** if $f(g(x)) = g(f(x))$: move the digit, and the map of where its strokes are moves along. Convolution
+# computes at every place the same function of that place's surroundings, so it should be equivariant under shifts. Attention
+# computes for every node the same function of the set of all nodes, so it should be equivariant under permutations: give the
+# nodes other numbers, and the answers get these numbers too. "Should" can be tested.
 
 
 # %%
@@ -709,16 +706,14 @@ plt.show()
 # Nor is a whole CNN invariant under shifts because its convolutions are equivariant: what follows them decides. If only the
 # largest value of each channel is kept, wherever it stands, the place is forgotten. If the map is flattened into a linear
 # layer, each place has weights of its own; and pooling in twos on the way breaks the equivariance under shifts by one pixel.
-# Keep that in mind for the comparison at the end.
 
 # %% [markdown]
 # ## Where to look
 #
-# An eye does not see a page at once; it looks here and there. A network could do so too: crop a
-# piece, and process only that. But *where* to crop is a whole number, and a whole number has no gradient. Two ways out
-# have names. **Soft attention** gives every part of the picture a weight between 0 and 1: differentiable, and
-# all parts are processed. **Hard attention** draws one part from the weights and looks at nothing else; it is trained as
-# an action is, by REINFORCE from [chapter 00](ch00_foundations.ipynb) [(Mnih et al.,
+# An eye looks here and there. A network could too: crop a piece, and process only that. But *where* to crop is a whole number,
+# without a gradient. Two ways out have names. **Soft attention** gives every part of the picture a weight between 0 and 1:
+# differentiable, and all parts are processed. **Hard attention** draws one part from the weights and looks at nothing else; it
+# is trained as an action is, by REINFORCE from [chapter 00](ch00_foundations.ipynb) [(Mnih et al.,
 # 2014)](../book/bibliography.md#mnih2014).
 #
 # Our toy: nine digits in nine cells, and around one of them a faint grey frame. Which digit is it?
@@ -886,8 +881,8 @@ for part in ("locator", "reader"):
 
 
 # %% [markdown]
-# Both parts learn from one loss: the reader from its cross-entropy, the locator from the log-probability of the cell that
-# it drew, times reward less baseline.
+# Both parts learn from one loss: the reader from its cross-entropy, the locator from the log-probability of its cell, times
+# reward less baseline.
 
 
 # %%
@@ -1071,20 +1066,20 @@ late.set(xlabel="after 1,500 steps (%)")
 plt.show()
 
 # %% [markdown]
-# *Left: held-out accuracy; each seed, their mean and its 95 % interval; dotted: looking at random, and being
-# told the place. Right: after all steps; dashed: the rule; grey: no curve on the left. Ten seeds, five for random, centre and the
-# whole canvas.* From nothing but right and wrong, hard attention learns where to look in each of ten seeds, and ends at
-# 97 %, like the reader that is told the place (97 %). Looking at random or at the centre leaves 19 %, and two layers over
-# the whole canvas 30 %. Convolutions over the whole canvas reach 93 % without any attention, but they are late. Who knows
-# of the frame needs no learning at all: the rule reads 98 %, more than any of them. <!-- held: looking -->
+# *Left: held-out accuracy; each seed, their mean and its 95 % interval; dotted: looking at random, and being told the place.
+# Right: after all steps; dashed: the rule; grey: no curve on the left. Ten seeds, five for random, centre and the whole
+# canvas.* From nothing but right and wrong, hard attention learns where to look in each of ten seeds, and ends at 97 %, like
+# the reader that is told the place (97 %). Looking at random or at the centre leaves 19 %, and two layers over the whole
+# canvas 30 %. Convolutions over the whole canvas reach 93 % without any attention, but they are late. Who knows of the frame
+# needs no learning at all: the rule reads 98 %, more than any of them. <!-- held: looking -->
 #
-# What baseline and bonus buy here is *speed*. The reader that is told the place reads 90 % after 175 steps in the
-# median, soft attention after 200, hard attention after 275 and the convolutions after 775. Without its baseline hard
-# attention takes 300 (later in eight of ten seeds, as late in two), and without its bonus 650, later in each of the ten.
-# Two of these have not got there by the end. They look into eight of the nine cells, and never learn what they miss, because
-# REINFORCE learns only from what was tried; that is too few to say that the bonus prevents it. Attention buys speed too;
-# whether the convolutions would get to 97 % is not known. They still rise, by less than a point in the last 250 steps, and
-# nobody here has had a search for its rate. <!-- held: sooner -->
+# What baseline and bonus buy here is *speed*. The reader that is told the place reads 90 % after 175 steps in the median, soft
+# attention after 200, hard attention after 275 and the convolutions after 775. Without its baseline hard attention takes 300
+# (later in eight of ten seeds, as late in two), and without its bonus 650, later in each of the ten. Two of these do not get
+# there: they look into eight of the nine cells and never learn what they miss, because REINFORCE learns only from what was
+# tried; too few to say that the bonus prevents it. Attention buys speed too; whether the convolutions would get to 97 % is not
+# known: they still rise, by less than a point in their last 250 steps, and no rate here was searched for.
+# <!-- held: sooner -->
 #
 # Turn the knobs yourself. Before you train, the panel shows the run above:
 
@@ -1100,12 +1095,12 @@ look_panel = panel(
 # %% [markdown]
 # ## A network that relates
 #
-# Back to self-attention, and to a task of the source: digits that are turned by up to 30 degrees, moved by up to 6 pixels
-# and sprinkled with noise. Real MNIST has to be downloaded; scikit-learn brings 1,797 digits of $8 \times 8$ pixels along,
-# which we enlarge to $16 \times 16$ in the middle of a canvas of $28 \times 28$. That leaves 6 pixels on every side, just
-# the room an upright digit needs to move. One fifth is held out, the same for all seeds; no digit is in both parts. (Both
-# parts come from the same thirteen writers.) If the four files of MNIST lie in the folder that `RLBOOK_MNIST` names, they
-# are checked, and used by what you run. The stored runs, and the figures drawn from them, are scikit-learn's digits.
+# Back to self-attention, and to a task of the source: digits that are turned by up to 30 degrees, moved by up to 6 pixels and
+# sprinkled with noise. Real MNIST has to be downloaded; scikit-learn brings 1,797 digits of $8 \times 8$ pixels along, which
+# we enlarge to $16 \times 16$ in the middle of a canvas of $28 \times 28$. That leaves 6 pixels on every side, just the room
+# an upright digit needs to move. One fifth is held out, the same for all seeds; no digit is in both parts. (Both parts come
+# from the same thirteen writers.) If the four files of MNIST lie in the folder that `RLBOOK_MNIST` names, they are checked,
+# and used by what you run. Stored runs, and their figures, are of scikit-learn's.
 
 
 # %% tags=["hide-input"]
@@ -1236,12 +1231,11 @@ plt.show()
 #
 # ### Who knows the perturbation needs no network
 #
-# We have written the perturbation ourselves, and so we can undo it: turn every digit to learn from by seven angles, move
-# each of these *templates* to every place, and answer with the label of the one that lies nearest, over the whole canvas.
-# Nothing is learned. What is compared below is therefore not who can read these digits at all, but who *learns* it, and
-# how fast, from examples alone. The templates are the floor of the figures that follow. In the source's world a
-# reader may not know the perturbation: so beside them stands the nearest of 209 perturbed copies of each digit, unaligned,
-# as many as a network sees in its thousand steps.
+# We have written the perturbation ourselves, and so we can undo it: turn every digit to learn from by seven angles, move each
+# of these *templates* to every place, and answer with the label of the one that lies nearest, over the whole canvas. Nothing
+# is learned. What is compared below is therefore not who can read these digits at all, but who *learns* it, and how fast, from
+# examples alone. The templates are the floor of the figures that follow. Beside them, for a reader who may not know the
+# perturbation: the nearest of 209 perturbed copies of each digit, unaligned, as many as a network sees in a thousand steps.
 
 # %% tags=["hide-input"]
 BOX = slice(3, 25)  # rows and columns in which a turned digit lies: 22 of them
@@ -1621,10 +1615,10 @@ plt.show()
 #
 # ### Whose lead is it?
 #
-# Two networks, the same data, and one is ahead after a thousand steps: that does not say why. They differ in their
-# attention, but also in nearly everything else. So change one thing at a time. The module without attention is the decisive
-# one: the same network, in which each node listens to itself alone; its queries and keys are idle, and 19,228 parameters work.
-# The others take the norm from the module and give it to the CNN, change the rate, and give the CNN its time.
+# One network is ahead after a thousand steps: that does not say why. The two differ in their attention, and in nearly
+# everything else. So change one thing at a time. Decisive is the module without attention: the same network, in which each
+# node listens to itself alone (queries and keys idle, 19,228 parameters that work). The others take the module's norms away,
+# give the CNN one, change the rate, and give the CNN its time.
 
 # %% tags=["A5", "hide-input"]
 CHANGES = {  # run and metric -> what it is, and its colour
@@ -1681,21 +1675,20 @@ print("floors:", ", ".join(f"{name} {value:.1f} %" for name, value in floors.ite
 # frequent digit, means of three seeds of perturbing.* Let every node hear only itself, and the module reads 97.8 %, as much
 # as with attention. So the lead is not attention's. <!-- held: cause -->
 #
-# What is it, then? At a thousand steps the CNN is unfinished, and whatever makes it learn faster closes the gap: one
-# norm before its last layers lifts it from 88.7 to 96.1 %, the better rate to 94.8 %, and three times the steps at that rate to 98.0 %.
-# The module loses four points without its norms, and a point or less at half or twice its rate; at four times it collapses.
-# These gains overlap and cannot be added up; what they have in common is *speed*. The lead of the module over the source's
-# CNN is a lead in learning speed, seen at a thousand steps; the norm alone closes 84 % of it, the better rate alone 69 %.
+# What is it, then? At a thousand steps the CNN is unfinished, and whatever makes it learn faster closes the gap: one norm
+# before its last layers lifts it from 88.7 to 96.1 %, the better rate to 94.8 %, and three times the steps at that rate to
+# 98.0 %. The module loses four points without its norms, and a point or less at half or twice its rate; at four times it
+# collapses. These gains overlap and cannot be added up (the norm alone closes 84 % of the lead, the better rate alone 69 %).
+# What they share is *speed*: the lead over the source's CNN is one in learning speed, seen at a thousand steps.
 # <!-- held: speed -->
 #
-# One objection stands open. A digit is 16 pixels high, and each of our nodes sees $16 \times 16$ of them: it need not ask
-# anybody. So take the eyes from the nodes, with late convolutions of $1 \times 1$, after which they see $8 \times 8$. The
-# module falls to 91 %, and its copy, in which each listens to itself, to 93 %: asking does not make up for seeing.
-# Seed by seed attention reads 88 to 93 %, the copy 92 to 94; one run with attention is late and still climbing, and three
-# seeds do not say which of the two is better. Nor is attention ahead in the source's own module, with its 256 nodes that see
-# $13 \times 13$, and its norms: 91 to 94 against 93 to 96 %, after a quarter of the training. <!-- held: small_fields --> The
-# largest value of each feature over all nodes seems to be relation enough for digits.
-# [Chapter 05b](ch05b_relational_agents.ipynb) looks for a task that needs more.
+# One objection stands open. A digit is 16 pixels high, and each of our nodes sees $16 \times 16$: it need not ask anybody. So
+# take the eyes from the nodes, with late convolutions of $1 \times 1$, after which they see $8 \times 8$. The module falls to
+# 91 % (88 to 93), its copy in which each listens to itself to 93 % (92 to 94): asking does not make up for seeing. One run
+# with attention is late and still climbing, and three seeds do not say which is better. Nor is attention ahead in the source's
+# own module, with its 256 nodes that see $13 \times 13$, and its norms: 91 to 94 against 93 to 96 %, after a quarter of the
+# training. <!-- held: small_fields --> The largest value of each feature over all nodes seems to be relation enough for
+# digits. [Chapter 05b](ch05b_relational_agents.ipynb) looks for a task that needs more.
 #
 # ### Stronger, and in other ways
 #
@@ -1785,13 +1778,13 @@ show(image_slider(pictures, "times the source's strength", start=4), pictures["1
 #
 # The source says that its module stays ahead with more noise and more rotation. Beside its CNN after a thousand steps ours
 # does: it reads 64 against 52 % at 90 degrees, and 88 against 72 % among a hundred spots. Beside a CNN that has had its time
-# it does not (65 and 91 %). What lead is left is one in shifts, with attention or without. <!-- held: ahead -->
+# it does not (65 and 91 %). What is left is a lead in shifts, with attention or without. <!-- held: ahead -->
 #
 # ### What it looks at
 #
-# The source praises attention for something else: that we can look at it. Its figure shows, for each place, the largest
-# weight that any node gives it, and the text reads from four pictures that the module attends to corners and crossings
-# and never to noise. We look, first, and then ask. From here on the map is the halved one, $11 \times 11$.
+# The source praises attention for something else: we can look at it. Its figure shows, for each place, the largest weight that
+# any node gives it, and the text reads from four pictures that the module attends to corners and crossings and never to noise.
+# We look, first, and then ask. From here on the map is the halved one, $11 \times 11$.
 
 # %% tags=["hide-input"]
 # The first pixel under the first node; each of the 11 x 11 nodes stands over 2 x 2 pixels.
@@ -1861,8 +1854,8 @@ for row, label in zip(rows, ("seen", "largest weight", "mean weight"), strict=Tr
 plt.show()
 
 # %% [markdown]
-# *Six held-out digits (top; in brackets, what they are), and how much each node is listened to by the module trained above: by the node that listens
-# to it most (middle, the source's picture), and on average (bottom).*
+# *Six held-out digits (top; in brackets, what they are), and how much each node is listened to by the module trained above: by
+# the node that listens to it most (middle, the source's picture), and on average (bottom).*
 #
 # An average hides who listens. Below the query walks along a digit, and each picture is one row of the matrix.
 
@@ -1906,9 +1899,9 @@ show_clip(
 )
 
 # %% [markdown]
-# Now the questions. How is attention shared out, compared with the area, and compared with a module that has learned
-# nothing? And if it marks what matters, then covering the patch that is listened to most should do more to the answer than
-# covering a patch somewhere on the digit; and to a network without attention, covering the same patch should do less.
+# How is attention shared out, compared with the area, and compared with a module that has learned nothing? And if it marks
+# what matters, then covering the patch that is listened to most should do more to the answer than covering a patch somewhere
+# on the digit; and to a network without attention, covering the same patch should do less.
 
 # %% tags=["A5", "hide-input"]
 COVERED = {
@@ -1951,8 +1944,7 @@ plt.show()
 # most. Attention points at ink, and ink is what matters. <!-- held: looks -->
 
 # %% [markdown]
-# Train it your own way, on other perturbations (a step takes about a sixth of a second). Before you train, the panel shows
-# the run above:
+# Train it your own way (a step takes about a sixth of a second). Before you train, the panel shows the run above:
 
 # %% tags=["A5"]
 preview = live_curve(digits_run, "accuracy", template_floor, floor_label="templates")

@@ -438,10 +438,10 @@ for count in (1, 64, 256, 1024):
     print(f"{count:4} worlds of ours    {random_steps_per_second(count, 8, steps):12,.0f} steps/s")
 
 # %% [markdown]
-# A world of ours alone gains little: NumPy spends its time on being called. The gain is that a step of a thousand
-# worlds costs a few steps of one, so that they make more than a million steps a second. But most of the distance to
-# MiniGrid is another: MiniGrid cuts out, at every step, the view that its agent has, and does little else. Without its
-# observation it makes nearly 40 times as many steps. Our thousand worlds are ahead of that too, by far less.
+# A world of ours alone gains little: NumPy spends its time on being called. But a step of a thousand
+# worlds costs a few steps of one, so that they make more than a million steps a second. Most of the distance to
+# MiniGrid is another: at every step MiniGrid cuts out the view that its agent has. Without its
+# observation it makes nearly 40 times as many steps; our thousand worlds are ahead of that too, by far less.
 # <!-- held: speed -->
 #
 # ## The frame of reference
@@ -451,10 +451,10 @@ for count in (1, 64, 256, 1024):
 # whether to turn left. "One cell ahead, two to the right" says it all.
 #
 # The source writes that relational reasoning does without an absolute frame of reference. The nodes of its digits have
-# absolute coordinates all the same. Those of its DoorKey agent do not: that agent gets MiniGrid's own view, seven by
-# seven cells that turn with it, so that a cell's coordinates say how far ahead it lies and how far to the side. Here the
+# absolute coordinates all the same; its DoorKey agent gets MiniGrid's own view, seven by
+# seven cells that turn with it. Here the
 # frame is a choice: `grid` (from the corner), `shifted` (from the agent), `agent` (from the agent, turned so that ahead
-# is up, as in the source). In what is seen the two differ: the source's agent sees walls, and of the room only the part
+# is up, as in the source). What is seen differs: the source's agent sees walls, and only the part of the room
 # before it; ours is told all tokens, and no walls.
 
 
@@ -585,8 +585,7 @@ class Heads(nn.Module):
 
 
 # %% [markdown]
-# The last two ways are controls: the same parameters, but everybody listens to all alike, or only to itself. What attention
-# brings is the difference to those.
+# The last two ways are controls: the same parameters, but everybody listens to all alike, or only to itself.
 
 
 # %% tags=["hide-input"]
@@ -617,7 +616,7 @@ plt.show()
 
 # %% [markdown]
 # *Weights [heads, 4, 4] of an untrained layer in one world; a row adds up to 1 and says whom an object looks at. The four
-# heads of `dot` differ already, by chance, around a quarter. The controls are what they are, whatever the world.*
+# heads of `dot` differ already, by chance; the controls are the same in every world.*
 #
 # A network for the agent embeds each token, lets the tokens tell each other something, and asks each what it thinks; the
 # largest answer in each feature goes on to the Q-values. It takes any number of tokens, in any order. (The relational
@@ -952,8 +951,7 @@ plt.show()
 # | Half of a batch comes from the steps before a goal. | `near_goal` | 0 |
 # | Returns are summed over five steps. | `n_steps` | 1 |
 #
-# [What made it fast](#what-made-it-fast) takes them away one at a time, together with what else we changed;
-# [How much chance?](#how-much-chance) trains without the first and the third. In the code, comments mark where they act.
+# [What made it fast](#what-made-it-fast) takes them away one at a time. In the code, comments mark where they act.
 #
 # (Folded: ε-greedy actions, and then the worlds in play with their film.)
 
@@ -1133,9 +1131,8 @@ def rooms_progress(
 # because a deterministic agent in a deterministic world that comes back to a state comes back to it for ever. MiniGrid draws
 # the layouts and plays the episodes.
 #
-# These episodes are not new to the agent. DoorKey 5 × 5 has 48 starting worlds, and training has met each of them many
-# times: a thousand episodes are those 48, with other chance. Rooms that were never trained on come
-# [further down](#rooms-that-they-have-not-seen).
+# These episodes are not new to the agent: DoorKey 5 × 5 has 48 starting worlds, and training has met each of them many
+# times. Rooms that were never trained on come [further down](#rooms-that-they-have-not-seen).
 #
 # (Folded: `judge`, MiniGrid's verdict; then `score_of`, the same in our worlds, which is faster, players who draw
 # their actions by lot, and a reflex.)
@@ -1227,8 +1224,8 @@ for name, act in floor_players.items():
     print(f"{name:20} {floors[name]:6.1%} of episodes, {steps:4.0f} steps on average")
 
 # %% [markdown]
-# None of these learns. Random play reaches the goal in more than a third of the episodes where its odds are well chosen, and at every size, since the clock grows
-# with the map. The reflex was told what keys, doors and goals are for, and sees no further than the cell before it. Given time, that is enough for
+# None of these learns. Random play with well chosen odds reaches the goal in more than a third of the episodes, and at every size, since the clock grows
+# with the map. The reflex knows what keys, doors and goals are for, and sees no further than the cell before it. Given time, that is enough for
 # 94 % of the episodes here, and for 87 % at 16 × 16. So the reflex is the floor of every figure, and *steps* tell a better player from it: an agent that
 # knows where it is going needs a ninth of them. <!-- held: reflexes -->
 #
@@ -1311,8 +1308,8 @@ told = "MiniGrid: {:.1%} of {} episodes reach the goal, in {:.1f} steps on avera
 print(told.format(judged[:, 0].mean(), len(judged), judged[:, 1].mean()))
 
 # %% [markdown]
-# *Share of the last hundred episodes in training that reached the goal, exploration included, live; dotted: the reflex.
-# The curve starts with episodes of the random play that filled the film. Below: what MiniGrid says of the trained agent.*
+# *Share of the last hundred episodes in training that reached the goal, live; dotted: the reflex.
+# The curve starts with the random play that filled the film. Below: what MiniGrid says of the trained agent.*
 
 
 # %% tags=["hide-input"]
@@ -1350,8 +1347,7 @@ plt.show()
 
 # %% [markdown]
 # *The run above: loss (left) and length of the last hundred episodes (right), both on a logarithmic axis; dotted: the
-# fewest steps possible, on average. The first episodes are still those of random play. The agent explores with one action
-# in five, which costs it steps.*
+# fewest steps possible, on average. One action in five is drawn by lot, which costs steps.*
 #
 # ## The honest rival
 #
@@ -1403,19 +1399,17 @@ for name, label in RIVALS_OF.items():
 # The two controls compute queries and keys that they make no use of; without the weights they take a fifth less time.*
 #
 # Attention solves it: all seeds reach the goal in each of a thousand episodes that MiniGrid drew, in 10.6 steps on average,
-# where 9.8 are the fewest possible and one action in twenty is drawn by lot. But so does everybody else. Of six networks five
-# reach 99 % in all seeds, three of them without attention; only where everybody listens to all alike does one seed end at
-# 98.5 %. In training they pass 99 % of a hundred episodes after 325 to 500 updates, the network that sees pictures after 525 to
+# where 9.8 are the fewest possible and one action in twenty is drawn by lot. But so do the others: only where everybody
+# listens to all alike does one seed end below 99 %, at 98.5. In training they pass 99 % of a hundred episodes after 325 to 500 updates, the network that sees pictures after 525 to
 # 725. And an update costs the least where the tokens simply stand in a row: that network is done in less than half of the time.
-# The steps are less alike. No agent that attends by inner products needs more than 11.1, and none that reads a row more than
-# 10.8; of those that listen only to themselves one needs 16.0, with additive attention, which the source calls the more stable, one needs 17.3, and where everybody
-# listens to all alike one needs 26.0. *On DoorKey, in the rooms that it trained in, attention shows no advantage over
+# The steps are less alike: the slowest agent needs 11.1 with inner products, 10.8 reading a row, 16.0 listening to itself, 26.0 hearing
+# all alike, and 17.3 with additive attention, which the source calls the more stable. *On DoorKey, in the rooms that it trained in, attention shows no advantage over
 # objects that never exchange a word.*
 # <!-- held: rivals -->
 #
 # ### Rooms that they have not seen
 #
-# A room of 5 × 5 leaves little to tell apart: the walls leave six cells and the door's, and there are 160 states in all. So the same agents now go
+# In a room of 5 × 5 the walls leave six cells and the door's: 160 states in all. So the same agents now go
 # to rooms in which they were not trained, with one action in twenty by lot, as in all scores, and with one in five, as in training.
 
 # %% tags=["A6", "hide-input"]
@@ -1445,17 +1439,17 @@ plt.show()
 # *The agents of the figure above in larger rooms. Above: goals. Below: steps, lost episodes included. Strokes are
 # medians; dotted: the reflex. (Of those that read a row no weights are stored, so that they stand here at ε = 0.05 only.)*
 #
-# Now they differ. At ε = 0.05 none brings more goals at 8 × 8 than the reflex with its 88 %: agents with inner products bring 78, with additive attention 73,
-# those that listen to themselves 72, to all alike 55, those that read a row 51. But most of what they lack there is a way out of loops. The
-# reflex, which takes nearly every step by lot, is never caught in one. With one action in five by lot every agent comes to more goals, sooner:
-# the four kinds to 91, 89, 92 and 82 %, the first three in 153, 169 and 166 steps where the reflex takes 304. At 6 × 6 these three beat it in goals too, with 99, 99 and 97
-# against 89; at 16 × 16 they are not clearly ahead. So they know something of rooms that they have never seen. Attention does not make it: over all alike and the row its lead at 0.05 is more than
-# chance, at 0.2 and 8 × 8 that is gone, and over the copy that listens to itself it has none that ten seeds show. <!-- held: sides -->
+# Now they differ. At ε = 0.05 no kind brings more goals at 8 × 8 than the reflex with its 88 %: with inner products it is 78, with additive attention 73,
+# listening to oneself 72, to all alike 55, reading a row 51. But most of what is missing there is loops, in which the
+# reflex, with nearly every step by lot, is never caught. At ε = 0.2 every agent reaches more goals, and sooner:
+# the first four bring 91, 89, 92 and 82 %, the first three in 153, 169 and 166 steps where the reflex takes 304. At 6 × 6 these three beat it in goals too, with 99, 99 and 97
+# against 89; at 16 × 16 none does by more than chance. So they have learned something for rooms that they have never seen. Attention is not the cause: over its copy that listens to
+# itself it has no lead that ten seeds would show, and its lead over all alike is at 0.2 no more than chance from 8 × 8 on. <!-- held: sides -->
 #
 # ### In which frame?
 #
-# What attention could compute here is a relation: where things lie as seen from the agent. The agent's frame says that outright, to
-# whoever listens. So attention gets its chance where places are counted on the grid. The networks once more, trained in rooms of 8 × 8:
+# What attention could compute here is a relation: where things lie as seen from the agent. The agent's frame says that outright.
+# So attention gets its chance where places are counted on the grid. The networks once more, trained in rooms of 8 × 8:
 
 # %% tags=["A6", "hide-input"]
 FRAMED = {
@@ -1480,21 +1474,19 @@ panels[0].set(yticks=range(4), yticklabels=named, ylim=(3.5, -0.5))
 plt.show()
 
 # %% [markdown]
-# *Every circle is one of five agents; dotted: the reflex. The third panel had a million random steps beforehand; the row of tokens is not in it.*
+# *Every circle is one of five agents; dotted: the reflex. The third panel's agents had a million random steps beforehand.*
 #
-# In the agent's frame all are done. On the grid they are not, and now attention is ahead: after 1,200 updates 17 to 40 % against at most 18 of those that
-# listen to themselves and 10 of the others (random play: 15 to 34 %). After 3,000 updates it reaches 52 to 74 %, its copy that listens to itself 33 to 69,
-# hearing all alike 19 to 45. Here too much of what is missing is loops: at the end of training, at ε = 0.2, the same agents bring 93 to 97, 83 to 97 and 73 to
-# 91 %, where the reflex has 88, and after 1,200 updates 48 to 83 % against 24 to 57, 21 to 42 and, reading a row, 13 to 28. So where a relation has to be computed
-# attention learns it sooner; whether it ends further than its copy, five seeds leave open. And it is dear: attention first wins nine of ten training episodes after
+# In the agent's frame all are done. On the grid they are not, and now attention is ahead. After 3,000 updates it reaches 52 to 74 %, its copy that listens to itself 33 to 69,
+# hearing all alike 19 to 45. Again loops are in the way: at the end of training, at ε = 0.2, the same agents bring 93 to 97, 83 to 97 and 73 to
+# 91 %, where the reflex has 88, and after 1,200 updates, when but one of twenty scores beats random play with good odds (34 %), 48 to 83, 24 to 57, 21 to 42 and, reading a row, 13 to 28.
+# So where a relation has to be computed attention learns it sooner; whether it ends further than its copy, five seeds leave open. And it is dear: attention first wins nine of ten training episodes after
 # 1,450 to 2,650 updates, in the agent's frame after 600 to 875. (On the grid the numbers that mark what is near say next to nothing, since every
 # place is at least 1; part of the difference may be theirs.) <!-- held: frames -->
 #
 # ### What made it fast
 #
 # Counted in steps the agent is no wonder: it plays 250,000 at random and 96,000 while it learns, where the source speaks
-# of some ten thousand for a fair player and fifty thousand for the best, which solves 94 %. The two tasks differ, too:
-# the source's agent sees a part of the room, turned with it, and has 400 steps; ours is told all tokens, and has 250.
+# of some ten thousand for a fair player and fifty thousand for the best, which solves 94 % (and sees less, but has 400 steps, ours 250).
 # What is short here is the wait, since worlds are stepped together. Of the frame of reference and the
 # [additions](#the-smallest-version-and-what-is-added-to-it), which mattered? At 5 × 5 nearly every score is at its ceiling; so the next
 # figure has rooms of 8 × 8.
@@ -1539,8 +1531,8 @@ plt.show()
 # counted on the grid none gets beyond 40, but in training they end at 48 to 83. A frame that follows the agent but does not turn with it does for four seeds
 # of five. And random play beforehand decides whether there is anything to learn from: with 5,000 steps three agents learn as well as with 250,000, and two have
 # hardly begun when the run ends.
-# Returns of one step and a slow target network cost some points after 1,200 updates; taking the second network of double Q-learning away, or
-# a discount of 0.99, costs one agent of five a few, and the others nothing. <!-- held: apart -->
+# Returns of one step and a slow target network cost some points; taking the second network of double Q-learning away, or
+# a discount of 0.99, costs one agent of five a few. <!-- held: apart -->
 #
 # ## The largest of noisy numbers
 #
@@ -1669,28 +1661,26 @@ plt.show()
 # %% [markdown]
 # *How much too large the largest Q-value is, on average over three hundred states of 5 × 5 rooms; five seeds, dotted: not at all.*
 #
-# Here Q-learning hardly overestimates at all. With returns of one step it ends within a hundredth above the best return, and double Q-learning as little
-# below it; both are one to three hundredths above what their own play at ε = 0.05 earns, of which 0.013 is the price
-# of ε, for a perfect player too. Rewards in these rooms are certain, so that errors of the network are all
-# that the maximum can pick. The second opinion costs little and brings little.
+# Here Q-learning hardly overestimates. With returns of one step it ends within a hundredth above the best return, double Q-learning as little
+# below it; both are one to three hundredths above what their own play at ε = 0.05 earns, and 0.013 of that is the price
+# of ε, for a perfect player too. Rewards are certain here, so that the maximum can pick errors of the network only.
 #
 # Another bias is far larger: with returns of five steps both learners end 0.12 *below* the best return. Five steps of the film contain
-# random steps of the player who made it, and no maximum takes those back. With 5,000 instead of 250,000 steps of random play beforehand 0.07 of it is
+# the player's random steps, and no maximum takes those back. With 5,000 instead of 250,000 steps of random play beforehand 0.07 of it is
 # left. <!-- held: estimates -->
 #
 # ## How much chance?
 #
 # The source trains with ε = 0.5, found by trying values from 0.01 to 0.95: too little chance explores too little, too
 # much exploits too little, an "inverted U". It reads this as maximum entropy: an agent that succeeds although half of its
-# actions are drawn by lot must be robust. Each point of the next figure is five seeds. Two of our additions are taken away,
-# since they would act in ε's place: the film starts empty instead of full of random play, and returns are of one step, since
-# those of five carry the player's random actions into the targets. Half of each batch still comes from before a goal, where
-# the source keeps fifty copies of each rewarded step. (Folded: how well a perfect player does whose actions are disturbed.)
+# actions are drawn by lot must be robust. Here two of our additions are taken away,
+# which would act in ε's place: the film starts empty, and returns are of one step. Half of each batch still comes from before a goal, where
+# the source keeps fifty copies of each rewarded step. (Folded: the best that a disturbed player can do.)
 
 
 # %% tags=["hide-input"]
 def all_states(starts: Rooms) -> np.ndarray:
-    """What each action leads to, from every state that can be reached: numbers of states, −1 for the goal [S, A]; starts first."""
+    """What each action leads to, from every state that can be reached: numbers of states, −1 for the goal [S, A]. starts: distinct; they come first."""
     numbers, follows, now = {t.tobytes(): i for i, t in enumerate(starts.tokens)}, [], starts
     while len(now.numbers):
         ahead, new = branch(now, len(ACTIONS)), []
@@ -1775,8 +1765,7 @@ rooms_panel = panel(
 # In rooms of 16 × 16, says the source, random play hardly ever wins, and a curriculum helps: 5 × 5 first, then 6 × 6, 8 × 8 and
 # 16 × 16, each time with the network of the stage before. Ours stops at 11 × 11, so that 16 × 16 stays unseen. The premise holds for play in which all actions are alike, which is
 # what fills our film: it reaches the goal in 9 % of the episodes there. But MiniGrid's clock grows with the map, and random
-# play that takes more steps forward than turns wins there as often as at 5 × 5 ([above](#the-referee-judges)). So a
-# curriculum has to beat more than chance here. <!-- held: premise -->
+# play that takes more steps forward than turns wins there as often as at 5 × 5 ([above](#the-referee-judges)). <!-- held: premise -->
 
 # %% tags=["A9", "hide-input"]
 TRAINED = {
@@ -1814,19 +1803,19 @@ show(image_slider(pictures, "rooms of", start=2), pictures["8 × 8"])
 # circle is an agent; dotted: the reflex at that side. Left: goals; right: steps, lost episodes included, on a logarithmic axis.*
 #
 # A curriculum works: after 35 to 40 seconds in all, the agents reach 97 to 100 % at 8 × 8 and 99.5 to 100 % at 11 × 11. At 16 × 16, where they never trained, they
-# reach 86 to 100 %; that sounds better than it is, since the reflex has 87 %. In steps they are ahead of it, with 352 against 1,242. But nothing of it needs a
-# curriculum. Trained from scratch, with as many updates and as many random steps, at 8 × 8 all reach 99.6 % or more, at
+# reach 86 to 100 %; the reflex has 87, but takes 1,242 steps, where they take 352. Yet nothing of it needs a
+# curriculum. From scratch, with as many updates and random steps, at 8 × 8 all reach 99.6 % or more, at
 # 11 × 11 all 100 %, and those from 11 × 11 do at 16 × 16 what the curriculum does. Even 16 × 16 is learned from scratch, in 6,000 updates after two million random
 # steps: 93 to 100 %. <!-- held: curriculum -->
 #
-# Nor is attention what carries over. The same curriculum without it, listening to oneself or to all alike, ends as high at 16 × 16. Not all who went through it master
-# their first room: three of five reach 84 to 94 % at 5 × 5, where those who trained at 11 × 11 alone reach 98 to 100. But one that trained at 8 × 8 alone
+# Nor is attention what carries over: without it, listening to oneself or to all alike, the curriculum ends as high at 16 × 16. Not all who went through it master
+# their first room: three of five reach 84 to 94 % at 5 × 5, those who trained at 11 × 11 alone 98 to 100; but one that trained at 8 × 8 alone
 # reaches 87. <!-- held: carries -->
 #
 # ## Who looks at whom
 #
 # The source freezes one state and reads from it that one head looks from the agent to the key, and another from the key to
-# the door. The scrubber has a whole episode: who looks at whom in each head, and the Q-values. (What an agent looks at that
+# the door. The scrubber has a whole episode. (What an agent looks at that
 # plays *Alien* from pixels, the source's last picture, is in [chapter 05c](ch05c_relations.ipynb).)
 
 # %% tags=["A10", "hide-input"]
@@ -1873,9 +1862,8 @@ show(scrubber(pictures, "step", interval=700), pictures[0])
 # Is what a head looks at what the agent needs? In networks that read texts a large weight turned out to be no proof of need
 # [(Jain and Wallace, 2019)](../book/bibliography.md#jain2019). Two tests. **Cover**: take an object's token out of the world;
 # does the best action change? That tests the object, not the look. **Hide**: leave the object, but forbid all others to look
-# at it, in all heads, and share its weight among the rest. That tests the looks. The object still looks at itself, and still
-# has its vote where the largest answers are taken. A gentler test hides it from the agent's token alone, whose weights the
-# first panel shows. And two networks are tested beside: one that looks at all alike, and one that does not look. (Folded: a
+# at it, in all heads, and share its weight among the rest. The object still looks at itself, and still
+# has its vote where the largest answers are taken. A gentler test hides it from the agent's token alone. (Folded: a
 # copy of a network whose weights are changed on their way.)
 
 
@@ -1995,18 +1983,18 @@ plt.show()
 # object is hidden from all, 200 episodes of fifty steps. Every mark is one of five agents.*
 #
 # Read the third panel: as long as there is no key in hand, hiding the key changes the best action in 21 to 70 % of the states, and hiding door or goal in
-# 3 % at most. With the key in hand it is the door, 25 to 52 %. That is the story that the source tells, and here it is tested; four of five agents with additive attention
+# 3 % at most. With the key in hand it is the door, 25 to 52 %. That is the source's story, tested; four of five agents with additive attention
 # (not drawn) tell it too. Where all are heard alike (fourth panel), the door matters from the first step in four of five, in 15 to 54 % of the states.
-# But the weights alone (first panel) do not tell it. Before there is a key, the
+# The weights alone (first panel) do not tell it: before there is a key, the
 # door gets 20 to 40 % of the agent's attention and is not needed. Nor does all that is needed pass through the agent's own row: forbid it alone the look
-# (second panel), and 10 instead of 36 % of the actions change for the key, 24 instead of 41 for the door. What an object has heard counts as well as what the agent has. <!-- held: hidden -->
+# (second panel), and 10 instead of 36 % of the actions change for the key, 24 instead of 41 for the door. <!-- held: hidden -->
 #
 # Needed by whom? Without the look at the door the agents reach at most 47 % of the goals in fifty steps, without the look at the key
-# at most 72.5, and whether they need to see the goal depends on the seed: 100, 0.5, 99, 100 and 10.5 %. Yet the network that looks at nobody reaches all of them, but for half a per cent in one seed.
+# at most 72.5, and without that at the goal 100, 0.5, 99, 100 and 10.5 %. Yet the network that looks at nobody reaches them all (99.5 % in one seed).
 # So these are looks that *the agent* needs, since it has learned to use them; the task does not. <!-- held: played -->
 #
-# Covering says nothing about looks. The network in which each token listens only to itself changes its action just as often when the key is
-# covered, in 55 to 66 % of the states (fifth panel), and it does not look at all. <!-- held: covered -->
+# Covering says nothing about looks. The network that listens only to itself changes its action just as often when the key is
+# covered, in 55 to 66 % of the states (fifth panel). <!-- held: covered -->
 
 # %% [markdown]
 # ## Spot the bug
@@ -2042,7 +2030,7 @@ print(f"the target is then {lost[other].mean():.2f} too low, {lost.mean():.3f} o
 # The printed module says that it uses additive attention, and computes its weights as
 # `a_lin(elu(q_lin(Q) + k_lin(K)))`, softmax over the last axis. `q_lin` and `k_lin` map each node to as many numbers as
 # there are nodes, and node $i$'s query is added to node $i$'s *own* key. No pair is ever compared: who is listened to depends on the
-# listener alone, and on the *place* that an object has in the list. Change another node, and the row stays as it was:
+# listener alone, and on the *place* that an object has in the list. Change another node, and the row stays:
 
 # %%
 torch.manual_seed(0)
@@ -2060,8 +2048,8 @@ for name, weights in (("as printed", printed), ("additive", ours)):
     print(f"{name:11} the key of node 3 changes; rows 0 to 4 change by {told}")
 
 # %% [markdown]
-# As printed, only row 3 changes: node 3 now listens to others. The other four, who should notice that node 3 has become
-# another, do not. With additive attention all five do, node 3 among them, since it compares itself with itself. (In the
+# As printed, only row 3 changes; the other four do not notice that node 3 has become
+# another. With additive attention all five do. (In the
 # printed module a norm over all nodes comes first, which lets every row feel every other a little, as a change of scale.)
 #
 # ### A floor under the values

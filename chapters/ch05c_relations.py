@@ -784,8 +784,9 @@ plt.show()
 #
 # Right is the control that decides what this means. The same networks, with as many updates, trained with one to three
 # keys and one to three doors, which change from update to update. All alike, once it has seen numbers vary, reaches
-# @@52 % among four and four, in place of 2; attention @@86 %, the loudest @@ %. <!-- held: match_mixed --> So most of
-# what averages lose is a matter of training: they have to see numbers vary. Attention did not have to, and stays ahead.
+# 47 % among four and four, in place of 2; attention 86 %, the loudest 43 %. Half of what separates averages from attention
+# is a matter of training, then: they have to see numbers vary. Attention did not have to, and stays ahead. (In as many
+# updates the two others have learned less at home, too: 82 and 68 %.) <!-- held: match_mixed -->
 #
 # ## Why?
 #
@@ -2196,7 +2197,8 @@ for told, net in {"as it is": honest, **{lie: Lied(honest, lie) for lie in LIES}
     worth = np.where(np.isfinite(worth), worth, np.nan)
     means = [np.nanmean(worth[worlds, key - 1]) for key in (right, 3 - right)]
     print(f"{told:17}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
-# Each lie alone takes from the right key or gives to the wrong one; only both together turn the order round.
+# Each lie takes from the right key and gives to the wrong one. With this agent the keys' exchange alone turns the order
+# round; with seed 2, the doors' mistake. Try it: stored_match("dot", 2).
 
 # %% [markdown]
 # **A10.2 Who has seen this pixel?** A node of Alien's network sees 16 × 16 pixels, and the next one begins 12 pixels

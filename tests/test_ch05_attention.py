@@ -415,23 +415,22 @@ def test_scores_are_judged_on_held_out_digits(monkeypatch):
 
 
 def test_the_rule_reads_the_brightest_border_by_the_nearest_digit():
-    """By loops; the label of a held-out digit is never looked up."""
+    """By a loop over scenes; what held-out digits are is not looked up, so that some are read wrong."""
     (images, labels), (known, held) = ch.small_digits(), ch.parts_of(1797)
-    scenes = ch.make_scenes(held, 12, generator(4))
+    scenes = ch.make_scenes(held, 400, generator(4))
     answers = ch.read_by_rule(scenes)
     for canvas, cell, answer in zip(scenes.canvas, scenes.cells, answers, strict=True):
         border = []
         for number in range(9):
             row, column = 10 * (number // 3), 10 * (number % 3)
             whole = canvas[row : row + 10, column : column + 10]
-            border.append((whole.sum() - whole[1:-1, 1:-1].sum()).item())
+            border.append((whole[[0, -1]].sum() + whole[1:-1, [0, -1]].sum()).item())
         best = int(np.argmax(border))
         row, column = 10 * (best // 3) + 1, 10 * (best % 3) + 1
         crop = canvas[row : row + 8, column : column + 8]
-        apart = [(crop - images[number]).square().sum().item() for number in known]
-        assert best == cell and answer == labels[known[int(np.argmin(apart))]]
-    many = ch.make_scenes(held, 1000, generator(5))
-    assert (ch.read_by_rule(many) == many.labels).float().mean() > 0.96
+        apart = (images[known] - crop).square().sum((1, 2))
+        assert best == cell and answer == labels[known[apart.argmin()]]
+    assert 0.96 < (answers == scenes.labels).float().mean() < 1
 
 
 def same(one, other):

@@ -2076,6 +2076,43 @@ def test_stored_agents_are_looked_into(name, monkeypatch, tmp_path):
         )
 
 
+def every_start():
+    stock = ch.Rooms(ch.doorkey, 2_000, 5, np.random.default_rng(3))
+    _, once = np.unique(stock.tokens.reshape(2_000, -1), axis=0, return_index=True)
+    assert ch.select and ch.branch and ch.shortest
+    return ch.select(stock, once)
+
+
+def test_a_perfect_player_needs_the_fewest_steps_and_all_by_lot_is_random_play():
+    starts = every_start()
+    follows, fewest = ch.all_states(starts), ch.shortest(starts)
+    assert follows.shape == (160, 5) and len(starts.tokens) == 48
+    for limit in range(15):
+        np.testing.assert_array_equal(ch.perfect(follows, 0.0, limit)[:48], fewest <= limit)
+    chance = ch.perfect(follows, 1.0, 50)[:48].mean()
+    played = ch.score_of(ch.floor_player((1, 1, 1, 1, 1)), 5, 4_000, 1, max_steps=50)[0]
+    assert chance == pytest.approx(played, abs=4 * np.sqrt(chance * (1 - chance) / 4_000))
+    by_noise = [ch.perfect(follows, epsilon, 50)[:48].mean() for epsilon in (0.2, 0.6, 0.8)]
+    assert 1 > by_noise[0] > by_noise[1] > by_noise[2] > chance
+    won, at = np.zeros(4_000, bool), np.random.default_rng(9).integers(48, size=4_000)
+    rng, left = np.random.default_rng(10), [ch.perfect(follows, 0.6, k) for k in range(50)]
+    for k in range(
+        49, -1, -1
+    ):  # the player that looks one step ahead, with the true chances of what is left
+        best = np.append(left[k], 1.0)[follows[at]].argmax(1)
+        action = np.where(rng.random(4_000) < 0.6, rng.integers(5, size=4_000), best)
+        after = follows[at, action]
+        won |= after < 0
+        at = np.where(after < 0, at, after)
+    assert won.mean() == pytest.approx(by_noise[1], abs=4 * np.sqrt(0.25 / 4_000))
+
+
+@pytest.mark.parametrize("stages", [(), ((5, 0),), ((5,),), (5, 100), ((0, 100),), ((5, 10, 3),)])
+def test_stages_are_pairs(stages):
+    with pytest.raises(ValueError, match="takes pairs"):
+        ch.RoomsConfig(stages=stages)
+
+
 def test_stored_agents_play_again_with_more_chance(monkeypatch, tmp_path):
     torch.manual_seed(8)
     net, asked = ch.RelationalNet(way="even"), []
