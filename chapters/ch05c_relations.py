@@ -673,35 +673,50 @@ def forced_choice(net: nn.Module, layout: RELATIONAL.Layout) -> tuple[float, flo
     return 100 * float(right[fair].mean()), 100 * float((1 / candidates.sum(1))[fair].mean())
 
 
+def right_among_all(net: nn.Module, layout: RELATIONAL.Layout) -> float:
+    """Percent of worlds in which the right key is worth most of all; only worlds with a place before every key."""
+    values = worth_taking(net, layout)
+    fair, best = np.isfinite(values).all(1), values.argmax(1) + 1
+    return 100 * float((best == pairs(layout.tokens)[0])[fair].mean())
+
+
 TAKE = RELATIONAL.ACTION_NAMES.index("pick up")
 
 # %% tags=["A6", "hide-input"]
-TOLD = {"goal": "episodes that reach the goal (%)", "forced": "right key, choice forced (%)"}
-FLOORS = {"goal": {"any key": ":", "most doors": "--"}, "forced": {"forced": ":"}}
+TOLD = {
+    "goal": "episodes that reach the goal (%)",
+    "forced": "right key, of those without a twin (%)",
+    "all keys": "right key, of all keys (%)",
+}
+RULES = {
+    "goal": {"any key": ":", "most doors": "--"},
+    "forced": {"rule, forced": "--"},
+    "all keys": {"rule, all keys": "--"},
+}
 
 
 def over_settings(names: dict[str, str]) -> Figure:
     """Goals and forced choices of some networks in all settings; a dot is a seed. names: stored name -> label."""
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.2), sharex=True)
+    figure, panels = plt.subplots(1, 3, figsize=(12.4, 3.3), sharex=True)
     for axes, (what, told) in zip(panels, TOLD.items(), strict=True):
         for number, (name, label) in enumerate(names.items()):
             colour, x = COLOURS[name.split("_")[0]], np.arange(len(SETTINGS)) + 0.16 * number - 0.24
-            seeds = [stored(name, setting, what) for setting in SETTINGS]
+            run = f"loose_{name}" if what == "all keys" else name
+            seeds = [stored(run, setting, what) for setting in SETTINGS]
             axes.plot(x, [values.mean() for values in seeds], "_", color=colour, markersize=11, markeredgewidth=3, label=label)  # fmt: skip
             for spot, values in zip(x, seeds, strict=True):
                 axes.plot(np.full(len(values), spot), values, ".", color=colour, markersize=5)
             if what == "goal":
                 loose = [stored(f"loose_{name}", setting, "loose").mean() for setting in SETTINGS]
                 axes.plot(x, loose, "o", color=colour, markersize=6, markerfacecolor="none")
-        for rule, style in FLOORS[what].items():
+        for rule, style in RULES[what].items():
             for x, setting in enumerate(SETTINGS):
-                told_once = {"forced": "by chance"}.get(rule, rule) if x == 0 else None
                 floor = stored("floors", setting, rule).mean()
-                axes.plot([x - 0.4, x + 0.4], [floor, floor], style, color=plots.INK, linewidth=1.4, label=told_once)  # fmt: skip
+                axes.plot([x - 0.4, x + 0.4], [floor, floor], style, color=plots.INK, linewidth=1.4)
         labels = [name.replace(", side 7", "").replace(", ", "\n") for name in SETTINGS]
         axes.set(xticks=range(len(SETTINGS)), ylim=(0, 103), ylabel=told)
         axes.set_xticklabels(labels, fontsize=8)
-    panels[1].legend(*panels[0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="lower left")
+    panels[1].legend(fontsize=8, ncols=2, loc="lower left")
     return figure
 
 
@@ -948,7 +963,7 @@ class Lied(nn.Module):
 def stored_match(name: str, seed: int) -> nn.Module:
     """The agent that a stored run of this chapter has trained."""
     path = results.run_path("A6", f"match_{name}", seed).with_suffix(".safetensors")
-    net = make_net(MatchConfig(net=name.removesuffix("_mixed")))
+    net = make_net(MatchConfig(net=name))
     net.load_state_dict(as_tensors(load_checkpoint(path)["state"]["net"]))
     return net.eval()
 
@@ -1128,7 +1143,7 @@ for axes, what in zip(panels, ("goal", "none"), strict=True):
     })  # fmt: skip
     paint(axes, [name for name, _ in compared], [near for _, near in compared])
     axes.set(xlim=(0, 102), xlabel="no key taken (%)" if what == "none" else TOLD[what])
-for rule, style in FLOORS["goal"].items():
+for rule, style in RULES["goal"].items():
     floor = stored("floors", WIDE, rule).mean()
     panels[0].axvline(floor, color=plots.INK, linestyle=style, linewidth=1.2)
 plt.show()
@@ -1837,7 +1852,7 @@ def evenly(weights: torch.Tensor) -> torch.Tensor:
 
 
 def equal_mass(looks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Nodes by lot that together are looked at as much as the most attended one (or a little more), without it: [B, N]."""
+    """Nodes by lot that together are looked at about as much as the most attended one, without it: [B, N]."""
     chosen = np.zeros(looks.shape, bool)
     for nodes, seen in zip(chosen, looks, strict=True):
         for node in rng.permutation(len(seen)):  # taken if the sum comes nearer by it
@@ -1970,11 +1985,13 @@ def whole_maps(
     """Percent of moves that change if the whole map is another, or nodes by lot with the mass of the brightest are hidden."""
     looks, another = attended(weights).numpy(), torch.from_numpy(rng.permutation(len(obs)))
     equal, mean = equal_mass(looks, rng), weights.mean(0, keepdim=True)
+    fixed = np.tile(np.arange(looks.shape[1]) == looks.mean(0).argmax(), (len(obs), 1))
     edits = {
         "even_flips": evenly,
         "frozen_flips": lambda weights: mean.expand_as(weights),  # each instant the mean map
         "another_flips": lambda weights: weights[another],  # that of another instant
         "hidden_flips_equal": partial(hide, hidden=equal),
+        "hidden_flips_fixed": partial(hide, hidden=fixed),  # at all instants the same node
     }
     found = {name: change_by_edit(net, obs, edit)[1] for name, edit in edits.items()}
     return found | {
@@ -1992,6 +2009,7 @@ TESTS = {
 WHERE = {
     "most": "most looked at",
     "equal": "others, as much in sum",
+    "fixed": "one node, always",
     "random": "a random node",
     "least": "least looked at",
     "alien": "an alien's",
@@ -2006,7 +2024,11 @@ def asked(metric: str) -> np.ndarray:
 
 figure, panels = plt.subplots(1, 3, figsize=(10.4, 2.8), sharex=True)
 for axes, (way, title) in zip(panels, TESTS.items(), strict=True):
-    nodes = {name: label for name, label in WHERE.items() if way == "hidden_" or name != "equal"}
+    nodes = {
+        name: label
+        for name, label in WHERE.items()
+        if way == "hidden_" or name not in ("equal", "fixed")
+    }
     plots.bars(axes, {label: asked(f"{way}flips_{name}") for name, label in nodes.items()})
     for patch, name in zip(axes.patches, nodes, strict=True):
         patch.set_facecolor(plots.COLOURS[list(WHERE).index(name)])
@@ -2044,19 +2066,25 @@ plots.bars(
 )
 places.set(xlabel="%", xlim=(0, 102), title="a matter of place?")
 bars = {}
-for kind in ("alien", "player"):
+for kind in SPRITES:
     bars[f"{kind} there"], bars[f"{kind} not there"] = (
         asked(f"{kind}_looks"),
         asked(f"{kind}_place"),
     )
 plots.bars(figures, bars)
-for patch, kind in zip(figures.patches, (0, 0, 1, 1), strict=True):
-    patch.set_facecolor(plots.COLOURS[kind])
+for number, patch in enumerate(figures.patches):
+    patch.set_facecolor(plots.COLOURS[number // 2])
 figures.axvline(1, color=plots.INK, linestyle=":", linewidth=1.2)
 figures.set(
     xlabel="how much a node is looked at (1: evenly)", title="the same nodes, with and without"
 )
 plt.show()
+for kind in SPRITES:
+    shares = [asked(f"{who}_is_{kind}") for who in ("most", "another", "chance")]
+    told = " | ".join(", ".join(f"{share:.0f}" for share in seeds) for seeds in shares)
+    print(
+        f"percent of instants with the {kind:6} in the brightest node | in another instant's | in one by lot: {told}"
+    )
 
 # %% [markdown]
 # *Left: moves that change if the network mixes by another map, all pixels in place. Middle: how much of the map's
@@ -2338,19 +2366,20 @@ def reasons(net: nn.Module, config: MatchConfig, seed: int) -> dict[str, float]:
 
 
 def measure_match_loose(config: MatchConfig, seed: int) -> Measured:
-    """Percent of goals of a stored agent with one action in five by lot, as in training."""
+    """Of a stored agent: goals with one action in five by lot, as in training; right keys of all keys; in percent."""
     net, found = stored_match(config.net, seed), {}
     for name, (keys, doors, side) in SETTINGS.items():
         loose = RELATIONAL.player(net, config.epsilon)
         reached, _ = RELATIONAL.score_of(loose, side, 500, seed, match(keys, doors), CLOCK)
         found[at(name, "loose")] = 100 * reached
+        found[at(name, "all keys")] = right_among_all(net, worlds_of(name, 1_000, seed))
     return Measured(found)
 
 
 # %% tags=["hide-input"]
 def measure_match_floors(config: None, seed: int) -> Measured:
-    """What rules without comparison, random play with the best odds, and a forced choice by chance reach, in percent."""
-    rng, found = np.random.default_rng((GUESSING, seed)), {}
+    """What rules without comparison, random play with the best odds, and forced choices by rule reach, in percent."""
+    rng, found, untrained = np.random.default_rng((GUESSING, seed)), {}, make_net(MatchConfig())
     odds = [RELATIONAL.floor_player(odds) for odds in RELATIONAL.FLOORS.values()]
     for name, (keys, doors, side) in SETTINGS.items():
         layout = match(keys, doors)
@@ -2358,8 +2387,13 @@ def measure_match_floors(config: None, seed: int) -> Measured:
         found |= {at(name, rule): share for rule, share in right.items()}
         scores = [RELATIONAL.score_of(act, side, 300, seed, layout, CLOCK)[0] for act in odds]
         found[at(name, "random")] = 100 * max(scores)
-        untrained = make_net(MatchConfig())
-        found[at(name, "forced")] = forced_choice(untrained, worlds_of(name, 500, seed))[1]
+        layout = worlds_of(name, 4_000, seed)
+        found[at(name, "forced")] = forced_choice(untrained, layout)[1]
+        before, alone = np.isfinite(worth_taking(untrained, layout)), without_twin(layout.tokens)
+        fair = (alone.sum(1) > 1) & (before | ~alone).all(1)
+        for what, asked in {"forced": fair, "all keys": before.all(1)}.items():
+            some = RELATIONAL.Layout(layout.tokens[asked], layout.cells[asked])
+            found[at(name, f"rule, {what}")] = rules(some)["most doors"]
     solved = solvable(draw_worlds(4_000, *SETTINGS[TRAINED], rng))
     found["more_rule"] = found[at(DOUBLED, "most doors")]
     return Measured(found | {"solvable": 100 * solved.mean()})
