@@ -266,7 +266,7 @@ for keys, doors, side in ((1, 1, 7), (2, 2, 7), (4, 2, 7), (4, 4, 7), (2, 2, 12)
 #   have a twin. Each of them could be the right one. This is the strongest rule that we know: with two keys it is right
 #   three times in five, with four more than two times in three. <!-- held: match_floors -->
 #
-# The second and the third came to us late. They lie far above the first, and an agent between them has compared keys
+# The second and the third came to us late. With four keys they lie far above the first, and an agent between them has compared keys
 # with keys at best. Random play stays below one goal in ten, whichever of chapter 05b's odds it has. <!-- held: match_floors -->
 
 # %%
@@ -579,7 +579,7 @@ show_clip(
 )
 
 # %% [markdown]
-# Turn the knobs yourself. The panel begins with one key and one door, where there is nothing to compare, and with a fifth of
+# Turn the knobs yourself. Before you press *Train* the panel shows the run above; it begins with one key and one door, where there is nothing to compare, and with a fifth of
 # the updates that are measured below.
 
 # %% tags=["A6"]
@@ -725,7 +725,7 @@ plt.show()
 
 # %% [markdown]
 # *Trained among two keys and two doors (first column), judged in five settings. Bars: means; dots: seeds; open circles:
-# means with one action in five by lot. Dotted and dashed on the left: rules that do not compare; dotted on the right: chance.*
+# means with one action in five by lot. Dotted: any key; dashed: most doors, in the same worlds.*
 #
 # Left: where they were trained, attention and all alike reach nearly the same. Among four keys and four doors attention
 # still reaches the goal in 81 % of the episodes, above all rules (MiniGrid, as a referee over two hundred episodes a seed,
@@ -733,15 +733,18 @@ plt.show()
 # break? With one action in five by lot all alike comes to 9 %, the loudest to 50 %, attention to 88 %. The order stays.
 # <!-- held: match_more -->
 #
-# Right: the comparison itself. All four networks make it, and all four carry it over. The loudest ranks four keys nearly as
-# well as attention does. Who listens only to itself ranks two nearly always rightly, and seldom wins even there. All alike
-# wins next to nothing among four and four, and yet puts the right key first in seven worlds of eight, where chance
-# would in less than half. <!-- held: match_choice --> So it takes no attention to compare, nor to carry a comparison
-# over. What attention keeps, and the others lose, is an agent that goes and acts on it.
+# Middle: the comparison itself, among keys without a twin. All four networks make it and carry it over, above the
+# strongest rule everywhere; all alike puts the right key first in seven worlds of eight. <!-- held: match_choice -->
+# Right: let twins stand, and they part. Attention is never deceived, the loudest seldom. All alike comes to 59 % among four
+# and four, and who listens only to itself to 62 %, where the rule has 66 %. <!-- held: match_twins --> Two odd keys of
+# one colour are often worth more to them than the right one. So to compare two keys takes no attention; to compare four, some
+# of them alike, takes attention or a maximum.
 #
-# The plainest case is two keys and four doors. All alike ranks the keys rightly in 94 % of the worlds, and reaches the
-# goal in 18 % of the episodes. <!-- held: match_way --> (A ranking is not yet a decision: "pick up" must also be worth
-# more than walking away.)
+# And to compare is not yet to win. Among four and four all alike stalls: in 39 % of the episodes it takes no key. Who listens
+# only to itself goes, and chooses the wrong key in 44 %, the right one in 32. And with the right key in hand it is not over:
+# all alike chooses it in 25 % and reaches the goal in 2, attention in 91 and 81. There is a second question, "which door?",
+# that our forced choice does not ask. <!-- held: match_way -->
+
 
 # %% tags=["A6", "hide-input"]
 pictures = {}
@@ -769,7 +772,7 @@ show(image_slider(pictures, "judged among", start=3), pictures["4 keys, 4 doors"
 #
 # ### Fair at equal skill?
 #
-# The networks do not end their training alike. The loudest is at 75 % where attention is at 95 %. Who is better at
+# The networks do not end their training alike. The loudest is at 75 % (82 with one action in five by lot) where attention is at 95 %. Who is better at
 # home may be better abroad for that reason alone. <!-- held: match_unfinished --> So all agents were judged after every
 # thousand updates, in both places, and we hold what is carried over against skill at home.
 
@@ -794,14 +797,15 @@ plt.show()
 # *An agent's way through its training, judged every thousand updates: goals where there are two keys and two doors, and
 # where there are four of each. A line is a seed. Dashed: the strongest rule without comparison.*
 #
-# Left: at every level of skill at home attention carries more over than the loudest, and that more than all alike.
-# <!-- held: match_skill -->
+# Left: up to half of the goals at home, attention and the loudest carry over alike. Where the loudest ends, at 70 %, it is 46
+# against 34 %, and the seeds overlap: part of attention's lead over the loudest is training that the loudest has not
+# finished. Its lead over averages is not; they carry over next to nothing at any level. <!-- held: match_skill -->
 #
 # Right is the control that decides what this means. The same networks, with as many updates, trained with one to three
 # keys and one to three doors, which change from update to update. All alike, once it has seen numbers vary, reaches
-# 47 % among four and four, in place of 2; attention 86 %, the loudest 43 %. Half of what separates averages from attention
-# is a matter of training, then: they have to see numbers vary. Attention did not have to, and stays ahead. (In as many
-# updates the two others have learned less at home, too: 82 and 68 %.) <!-- held: match_mixed -->
+# 47 % among four and four, in place of 2; attention 86 %, the loudest 43 %. <!-- held: match_mixed --> At least half of what
+# separates averages from attention is a matter of training, then (all alike was still rising when training ended): they
+# have to see numbers vary. Attention did not have to, and stays ahead.
 #
 # ## Why?
 #
@@ -884,12 +888,12 @@ plt.show()
 # *Percent of episodes among two keys and two doors in which tokens of one kind (rows) may not look at others of a kind
 # (columns), all episode long; the mean over seeds. Nothing is forbidden in agent → agent and goal → goal.*
 #
-# Two looks matter most, to both: key → door and door → key, the two halves of the comparison. Without the first, all
-# alike goes on choosing, and takes right and wrong keys nearly alike, as they come. <!-- held: match_forbid -->
+# For the goal two looks matter most, to both: key → door and door → key. Not for the same, though. Without the first, four of
+# five agents that listen to all alike choose right and wrong keys nearly as they come. Without the second, four of five
+# still choose the right key in more than 90 % of the episodes, and then seldom get through its door. <!-- held: match_forbid -->
 # Attention, without the second, chooses no key at all, in any of the five agents; without the first it depends on the
 # agent, from no key at all to the right one nearly always, and four of five hardly reach the goal.
-# <!-- held: match_forbid_door --> So both kinds of network compare by these looks. The relation lies in the task, not in
-# attention.
+# <!-- held: match_forbid_door --> So both kinds of network need these looks. The relation lies in the task, not in attention.
 #
 # The other cells are harder to read. One of the five cannot do without its own look at the doors, another without the
 # doors' look at the goal, and a third misses neither. <!-- held: match_forbid_rest --> What was forbidden leaves a gap, and the rest is
@@ -989,6 +993,13 @@ def finds_door(net: nn.Module, layout: RELATIONAL.Layout) -> tuple[int, float]:
 
 
 # %% tags=["A6", "hide-input"]
+TRUTH_AND_LIES = {
+    TRAINED: "as it is",
+    "doors exchanged": "doors exchange looks",
+    "keys exchanged": "keys exchange looks",
+    "keys mistaken": "doors take one key for the other",
+    "both": "both of these",
+}
 agent_1, one = stored_match("dot", 1), match(2, 2)(1, 7, np.random.default_rng(1))
 head, _ = finds_door(agent_1, match(2, 2)(200, 7, np.random.default_rng(2)))
 with torch.no_grad():
@@ -996,13 +1007,14 @@ with torch.no_grad():
     as_is = agent_1.look(tokens)[1]
 figure, panels = plt.subplots(1, 4, figsize=(11.6, 2.9), sharey=True)
 titles = {"as they are": as_is}
-titles |= {lie: LIES[lie](as_is, tokens) for lie in ("keys exchanged", "keys mistaken", "both")}
+for lie in ("keys exchanged", "keys mistaken", "both"):
+    titles[TRUTH_AND_LIES[lie]] = LIES[lie](as_is, tokens)
 for axes, (title, weights) in zip(panels, titles.items(), strict=True):
     axes.imshow(weights[0, head], vmin=0, vmax=1, cmap="Blues")
     names = labels_of(one.tokens[0])
     axes.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
     axes.set_xticklabels(names, rotation=60, fontsize=8)
-    axes.set_title(title)
+    axes.set_title(title, fontsize=9)
     axes.grid(visible=False)
 panels[0].set(ylabel="who looks")
 plt.show()
@@ -1013,13 +1025,6 @@ plt.show()
 # stays one at oneself.*
 
 # %% tags=["A6", "hide-input"]
-TRUTH_AND_LIES = {
-    TRAINED: "as it is",
-    "doors exchanged": "doors exchange looks",
-    "keys exchanged": "keys exchange looks",
-    "keys mistaken": "doors take one key for the other",
-    "both": "both of these",
-}
 OUTCOMES = {
     "first right": "stands before the\nright key first (%)", "first wrong": "before the wrong\nkey first (%)",
     "right": "chooses the\nright key (%)", "wrong": "chooses the\nwrong key (%)", "lot": "a key is taken\nby lot (%)",
@@ -1040,7 +1045,7 @@ plt.show()
 # choose it in 71 %, the right one in hardly any. <!-- held: match_both --> So this is what the looks say: which key.
 #
 # One lie alone does less, and to each agent something else. If the keys exchange their looks, four of five still choose
-# the right key most of the time; one never does. <!-- held: match_exchange --> If the doors take one key for the other,
+# the right key most of the time; one hardly ever does. <!-- held: match_exchange --> If the doors take one key for the other,
 # hardly anybody chooses the right one any more, but only one agent takes the wrong one instead; half of the episodes end
 # without a key. <!-- held: match_mistake --> The same message travels by two ways, key → door and door → key, and each
 # agent weighs them in its own way.
@@ -1098,7 +1103,7 @@ plt.show()
 # seeds.*
 #
 # Here it is in one picture. The right key looks at its door. The wrong key finds no partner, and looks at *itself*.
-# <!-- held: match_whom --> One head does this, in every agent, and was trained by nothing but goals.
+# <!-- held: match_whom --> Nothing but goals has trained it to.
 #
 # And among four doors nothing is lost: the head that was trained to find one of two doors finds one of four.
 # <!-- held: match_partner --> That is what we would call a relation: a rule about pairs, which does not ask how many
@@ -1107,9 +1112,10 @@ plt.show()
 # ## Larger rooms
 #
 # In rooms of side 12 everybody loses: attention falls from 95 to 71 % of the goals, all alike from 93 to 63, and no
-# difference between these two is to be made out. <!-- held: match_rooms --> Their keys do not fail. Both rank them rightly,
-# and hardly ever choose a wrong one; but in one episode of ten no key is taken, and with the key in hand they often do not
-# get to the goal.
+# difference between these two is to be made out; the loudest, at 47 %, falls below any key. Keys are not what fails. All rank
+# them rightly, and hardly ever choose a wrong one; but attention and all alike take none in one episode of ten, and with the
+# key in hand they often do not get to the goal. With one action in five by lot they reach 85 and 81 %: they stand and go
+# round more than they err. <!-- held: match_rooms -->
 #
 # One suspect can be tried without training. In a room of side 7 nothing lies more than four cells away, so a place
 # further away than that is a number that no network has met. In attention it enters twice, in what is said and in who
@@ -1152,7 +1158,7 @@ plt.show()
 # *Rooms of side 12, never seen in training, as they are and with all things drawn in to four cells (hatched). Dotted: any
 # key; dashed: most doors.*
 #
-# Places beyond what was trained are most of it. Drawn in, attention goes from 71 to 93 % and all alike from 63 to
+# Places beyond what was trained have much to do with it. Drawn in, attention goes from 71 to 93 % and all alike from 63 to
 # 89 %. <!-- held: match_near --> Relations carry over to more objects, and do not carry over to numbers that no layer has
 # met. Drawing in puts different things into one cell, so it is no fair test of the rest; training in rooms of two
 # sizes would be one, and we have not run it.
@@ -1197,7 +1203,7 @@ show(scrubber(slides, "step", interval=700), slides[0])
 
 # %% [markdown]
 # *The world; the weights of the head that finds doors best, all tokens looking (rows) at all (columns), in the orange
-# frame the matching key's look at its door; and the values, the action taken framed in orange. Where that is not the
+# frame the matching key's look at its door (columns in the order of the rows); and the values, the action taken framed in orange. Where that is not the
 # longest bar, chance has acted.*
 
 # %% [markdown]
@@ -2220,13 +2226,13 @@ check("A6.7", steps_away)
 some = match(2, 2)(by_budget(20, 300), 7, np.random.default_rng(0))
 right, worlds = pairs(some.tokens)[0], np.arange(len(some.tokens))
 honest = stored_match("dot", 1)
-for told, net in {"as it is": honest, **{lie: Lied(honest, lie) for lie in LIES}}.items():
-    worth = worth_taking(net, some)
+for lie, told in TRUTH_AND_LIES.items():
+    worth = worth_taking(Lied(honest, lie) if lie in LIES else honest, some)
     worth = np.where(np.isfinite(worth), worth, np.nan)
     means = [np.nanmean(worth[worlds, key - 1]) for key in (right, 3 - right)]
-    print(f"{told:17}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
-# Each lie takes from the right key and gives to the wrong one. With this agent the keys' exchange alone turns the order
-# round; with seed 2, the doors' mistake. Try it: stored_match("dot", 2).
+    print(f"{told:32}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
+# Three of the four lies take from the right key and give to the wrong one; the control does nothing. With this agent the
+# keys' exchange alone turns the order round; with seed 2, the doors' mistake. Try it: stored_match("dot", 2).
 
 # %% [markdown]
 # **A10.2 Who has seen this pixel?** A node of Alien's network sees 16 × 16 pixels, and the next one begins 12 pixels
@@ -2255,9 +2261,10 @@ check("A10.2", seen_by)
 # - Look for the ceiling as for the floor: worlds that nobody can solve look like agents that do not learn. And go on
 #   looking for the floor: among four keys, a rule that never holds a key against a door takes the right one two times in
 #   three; in *Alien*, a policy that sees nothing beat agents that do. <!-- held: match_floors -->
-# - To rank keys by doors it takes no attention; even one maximum over tokens does it, among more objects as well. But with
-#   more objects than in training attention alone goes on reaching most of its goals; averages need to have seen numbers
-#   vary. In larger rooms all of them fall, by places that they have not met. <!-- held: match_summary -->
+# - To compare two keys takes no attention. Among four, some of them alike, attention and a maximum over tokens compare as
+#   before, averages no better than a rule. And of agents trained as long, attention alone stays above every rule among more
+#   objects; averages need to have seen numbers vary. Larger rooms, whose places nobody has met, take goals from all.
+#   <!-- held: match_summary -->
 # - The relation is in the task: attention and averages alike need the looks between keys and doors. In attention they can be
 #   read, and lied to: if both looks lie, the agent goes and chooses the wrong key. <!-- held: match_summary -->
 # - A look that is forbidden shows that something broke; a look that lies shows what it said. Ask more than one agent, and
