@@ -321,8 +321,11 @@ _looks = CHAPTER.asked  # what was found, seed by seed
 def alien_floor() -> None:
     """Held moves are the strongest of those that do not look; every game of one action is the same."""
     held, random, single = (_blind(kind).mean() for kind in ("held", "random", "single"))
-    assert single < random and 1.6 < held / random < 2.5
+    assert single < random and 2.7 < held / random < 3.3
     assert _blind("single").std() == 0
+    kinds = CHAPTER.blind_policies(CHAPTER.FloorConfig(), np.random.default_rng(0))["held"]
+    best = int(results.metric("A10", "alien_floors", "held_best").item())
+    assert list(kinds)[best] == "diagonal, firing, held 32" and len(kinds) == 30
 
 
 def alien_trained() -> None:
@@ -333,11 +336,12 @@ def alien_trained() -> None:
 
 
 def alien_floors_beaten() -> list[float]:
-    """How many seeds lie above the best held moves by the interval: single random moves, held ones."""
-    return [
-        sum(_lead(games, _blind("held"))[0] > 0 for games in _games("alien", noise))
-        for noise in CHAPTER.NOISES
-    ]
+    """How many seeds lie above the best held moves by the interval: single random moves, held ones; all do on average."""
+    leads = {
+        n: [_lead(games, _blind("held")) for games in _games("alien", n)] for n in CHAPTER.NOISES
+    }
+    assert all(low + high > 0 for seeds in leads.values() for low, high in seeds)
+    return [sum(low > 0 for low, _ in leads[noise]) for noise in CHAPTER.NOISES]
 
 
 def alien_control() -> list[float]:
@@ -346,7 +350,7 @@ def alien_control() -> list[float]:
         results.metric("A10", name, "score") for name in ("alien", "alien_nothing")
     )
     found = stats.ttest_ind(nothing, attention, equal_var=False).confidence_interval(0.95)
-    assert found.high > 0 and nothing.mean() > attention.mean()
+    assert found.low > 0
     return [nothing.mean() - attention.mean(), found.low, found.high]
 
 
