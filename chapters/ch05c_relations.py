@@ -773,8 +773,8 @@ show(image_slider(pictures, "judged among", start=3), pictures["4 keys, 4 doors"
 # ### Fair at equal skill?
 #
 # The networks do not end their training alike. The loudest is at 75 % (82 with one action in five by lot) where
-# attention is at 95 %. Who is better at home may be better abroad for that reason alone. <!-- held: match_unfinished
-# --> So all agents were judged after every thousand updates, in both places, and we hold what is carried over against
+# attention is at 95 %. Who is better at home may be better abroad for that reason alone.
+# <!-- held: match_unfinished --> So all agents were judged after every thousand updates, in both places, and we hold what is carried over against
 # skill at home.
 
 # %% tags=["A6", "hide-input"]
