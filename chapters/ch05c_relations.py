@@ -26,7 +26,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 05b](ch05b_relational_agents.ipynb): its worlds of tokens, its network, and how it learns. |
-# | **Time** | About @@three minutes for all cells on two cores; one of them trains. |
+# | **Time** | About three minutes for all cells on two cores; one of them trains. |
 # | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
@@ -1690,8 +1690,9 @@ plt.show()
 # above somebody who does not look at all. All three do on average; by the interval of the difference 0 of the three do
 # with single random moves, and 2 with held ones. <!-- held: alien_floors_beaten --> A floor of diagonals is hard to beat.
 #
-# The agent without attention, with as many parameters and the same settings, scores @@more: by @@ points, with an
-# interval over seeds of @@ to @@. <!-- held: alien_control --> How fair is that? Four settings were tried, all with attention,
+# The agent without attention, with as many parameters and the same settings, scores more: by 166 points with single random
+# moves, with an interval over seeds of 101 to 231; by 167 with held ones, from −218 to 551. <!-- held: alien_control --> How
+# fair is that? Four settings were tried, all with attention,
 # and broken off early but the last. With it three agents with attention and one without were trained for 100,000 decisions;
 # then one, with attention, for longer; and we took 200,000 for all. These choices favour attention. Three seeds a side are
 # few. We say that in *Alien*, at this budget, attention earns no points that we could find. What it gives is something to
@@ -2048,18 +2049,19 @@ plt.show()
 # attention (middle), and when nobody may look at the node (right). Dots are seeds.*
 #
 # Left is the test that comes to mind first, and it comes out well: what is looked at most matters more than a random
-# node. <!-- held: alien_cover --> Look at the node that is looked at *least*, though: @@in one of the agents it matters
+# node. <!-- held: alien_cover --> Look at the node that is looked at *least*, though: in one of the agents it matters
 # more than a random one. The middle takes the conclusion away: covering the same nodes changes nearly as many moves
 # of an agent that looks nowhere. <!-- held: alien_cover_control --> The figures are there, and whoever plays well depends
 # on where figures are. So covering tells us what is in a node, not what attention is for.
 #
-# On the right, being hidden costs the brightest node more moves than others of the same mass, drawn by lot:
-# @@ to @@ against @@ to @@ in a hundred. <!-- held: alien_hidden --> That difference is what the map is worth as a
-# map; the rest is arithmetic.
+# On the right, being hidden costs the brightest node more moves than others of the same mass, drawn by lot: 14 to 49 in a
+# hundred against 5 to 14. But hide one and the same node at all instants, the one that is brightest on average: in two of the
+# three agents that costs as much, 22 and 51, and in one only 5. <!-- held: alien_hidden --> In two of three, then, what hiding
+# takes away is a place, and not what the map found there.
 #
 # And the player? Its pixels matter as much as an alien's. Hidden from the others, its node costs fewer than half as
-# many moves as when it is covered: much of what it says must go the other way, through its own node and the maximum
-# over nodes. <!-- held: alien_player --> A map of attention shows one of two ways.
+# many moves as when it is covered: much of what it says must go other ways, through its own node and the maximum over
+# nodes, or through neighbours that see its edge. <!-- held: alien_player --> A map of attention shows one of these ways.
 
 # %% tags=["A10", "hide-input"]
 MAPS = {
@@ -2095,15 +2097,17 @@ for kind in SPRITES:
 
 # %% [markdown]
 # *Left: moves that change if the network mixes by another map, all pixels in place. Middle: how much of the map's
-# variance each node's mean explains, and how often one and the same node is the brightest. Right: nodes with an alien or
-# with the player, and the same nodes at instants without. Dots are seeds.*
+# variance each node's mean explains, and how often one and the same node is the brightest. Right: nodes with a figure, and
+# the same nodes at instants without. Dots are seeds. Printed: how often a figure is in the brightest node.*
 #
-# So, the picture that the source shows: light on the alien, the player and the bonus. It depends on the seed. @@In one
-# agent the light goes where an alien is, twice as much as to the same node without one; in the two others the place tells
-# most of the map, and the same nodes are bright with an alien and without. One of them stares at a single node.
-# <!-- held: alien_figures --> Freezing the map changes a quarter to a third of the moves all the same, hardly fewer than
-# taking another instant's. <!-- held: alien_maps --> One can find the source's picture among these games; one can find
-# others. Which of them your agent has, only a control tells.
+# So, the picture that the source shows: light on the alien, the player and the bonus. In all three agents the light goes where
+# an alien is, 1.4 to 1.8 times as much as to the same node without one; an alien is in the brightest node at 11 to 22 % of
+# the instants, where a node by lot would have one at 5. The player is found so by one agent, the bonus by none. And yet the place
+# alone tells 42 to 71 % of the map, and in one agent the same node is the brightest at 86 % of the instants. <!-- held: alien_figures -->
+#
+# What is the moving of the map worth? Frozen, it changes 30 to 42 % of the moves, and another instant's map 35 to
+# 51 %. <!-- held: alien_maps --> One can find the source's picture among these games; one can find others. Which of them your
+# agent has, only a control tells.
 
 # %% [markdown]
 # ## Spot the bug
@@ -2476,6 +2480,7 @@ MEASUREMENTS = [
       for name in NAMES),
     *(Measurement("A6", f"match_{name}_mixed", measure_match, MatchConfig(net=name, keys=3, doors=3, mixed=True), THREE)
       for name in ("dot", "loudest", "even")),
+    Measurement("A6", "match_loudest_long", measure_match, MatchConfig(net="loudest", stages=((7, 30_000),)), THREE),
     *(Measurement("A6", f"match_loose_{name}", measure_match_loose, MatchConfig(net=name), SEEDS[name])
       for name in NAMES),
     Measurement("A6", "match_floors", measure_match_floors, None, (1,), (

@@ -345,13 +345,16 @@ def alien_floors_beaten() -> list[float]:
 
 
 def alien_control() -> list[float]:
-    """Without attention more points, by the interval over seeds (or the sentence has to change)."""
-    attention, nothing = (
-        results.metric("A10", name, "score") for name in ("alien", "alien_nothing")
-    )
-    found = stats.ttest_ind(nothing, attention, equal_var=False).confidence_interval(0.95)
-    assert found.low > 0
-    return [nothing.mean() - attention.mean(), found.low, found.high]
+    """Without attention more points: by the interval over seeds with single random moves, on average with held ones."""
+    told = []
+    for noise in CHAPTER.NOISES:
+        attention, nothing = (
+            results.metric("A10", name, noise) for name in ("alien", "alien_nothing")
+        )
+        found = stats.ttest_ind(nothing, attention, equal_var=False).confidence_interval(0.95)
+        told += [nothing.mean() - attention.mean(), found.low, found.high]
+    assert told[1] > 0 and told[4] < 0 < told[3]
+    return told
 
 
 def alien_summary() -> None:
@@ -360,10 +363,10 @@ def alien_summary() -> None:
 
 
 def alien_cover() -> None:
-    """Covering the most attended node changes more moves than a random one's, in every seed."""
+    """Covering the most attended node changes more moves than a random one's, in every seed; the least attended in one."""
     most, random = (_looks(f"flips_{which}") for which in ("most", "random"))
     assert (most > 1.5 * random).all()
-    assert (_looks("flips_least") > random).any()
+    assert (_looks("flips_least") > random).sum() == 1
 
 
 def alien_cover_control() -> None:
@@ -373,11 +376,12 @@ def alien_cover_control() -> None:
 
 
 def alien_hidden() -> list[float]:
-    """Hidden: the brightest node costs more moves than others of the same mass, in every seed."""
-    most, equal = (_looks(f"hidden_flips_{which}") for which in ("most", "equal"))
+    """Hidden: the brightest node costs more moves than others of the same mass; in two of three no more than one place."""
+    most, equal, fixed = (_looks(f"hidden_flips_{which}") for which in ("most", "equal", "fixed"))
     assert (most > equal).all()
     assert (_looks("mass_equal") >= _looks("largest")).all()  # they weigh no less
-    return [most.min(), most.max(), equal.min(), equal.max()]
+    assert sorted(fixed > 0.85 * most) == [False, True, True]
+    return [most.min(), most.max(), equal.min(), equal.max(), *fixed]
 
 
 def alien_player() -> None:
@@ -387,15 +391,19 @@ def alien_player() -> None:
     assert (hidden < 0.5 * covered).all()
 
 
-def alien_figures() -> None:
-    """In one agent light goes where an alien is; in the others the place explains most of the map."""
+def alien_figures() -> list[float]:
+    """Light goes where an alien is, in all three; how much of the map is place; what is in the brightest node."""
     lift, place = _looks("alien_looks") / _looks("alien_place"), _looks("place")
-    assert (lift > 1.6).sum() == 1 and (lift < 1.3).sum() == 2
-    assert ((place > 50) == (lift < 1.3)).all() and _looks("same_node").max() > 90
+    most, chance = (_looks(f"{who}_is_alien") for who in ("most", "chance"))
+    assert (most > 1.5 * _looks("another_is_alien")).all()
+    player = _looks("most_is_player") > 2 * _looks("another_is_player")
+    assert player.sum() == 1 and (_looks("most_is_bonus") < _looks("chance_is_bonus")).all()
+    shares = [most.min(), most.max(), chance.mean(), place.min(), place.max()]
+    return [lift.min(), lift.max(), *shares, _looks("same_node").max()]
 
 
-def alien_maps() -> None:
-    """A frozen map changes a quarter to a third of the moves, another instant's hardly more."""
+def alien_maps() -> list[float]:
+    """Moves that a frozen map changes, and another instant's, which changes more."""
     frozen, another = _looks("frozen_flips"), _looks("another_flips")
-    assert (frozen > 18).all() and (frozen < 38).all()
-    assert (another > frozen - 8).all() and another.mean() < frozen.mean() + 10
+    assert (another > frozen).all()
+    return [frozen.min(), frozen.max(), another.min(), another.max()]
