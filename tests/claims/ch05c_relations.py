@@ -148,6 +148,15 @@ def match_skill() -> list[float]:
     return [dot.mean(), loudest.mean()]
 
 
+def match_long() -> list[float]:
+    """The loudest with 30,000 updates: at home as attention; among four and four two of three above the strongest rule."""
+    home, away = (_stored("loudest_long", at, "goal") for at in (TRAINED, DOUBLED))
+    dot = _stored("dot", DOUBLED, "goal")
+    assert abs(home.mean() - _stored("dot", TRAINED, "goal").mean()) < 2
+    assert sorted(away > _floor("most doors", DOUBLED)) == [False, True, True]
+    return [home.mean(), *away, dot.min(), dot.max()]
+
+
 def match_mixed() -> list[float]:
     """Trained with mixed numbers: goals among four and four of averages, before and now, of attention and the loudest."""
     found = {net: _stored(f"{net}_mixed", DOUBLED, "goal") for net in ("even", "dot", "loudest")}
@@ -167,7 +176,7 @@ def match_mixed() -> list[float]:
 
 def match_summary() -> None:
     """What the summary says is what the chapter says."""
-    match_more(), match_twins(), match_mixed(), match_rooms()
+    match_more(), match_twins(), match_mixed(), match_long(), match_rooms()
     for net in CHAPTER.NAMES:
         where = [at for at in (MORE_DOORS, DOUBLED) if net != "dot"]
         assert all(_stored(net, at, "goal").mean() < _floor("most doors", at) for at in where)
