@@ -26,7 +26,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 05b](ch05b_relational_agents.ipynb): its worlds of tokens, its network, and how it learns. |
-# | **Time** | About three minutes for all cells on two cores; one of them trains. |
+# | **Time** | About two minutes for all cells on two cores; one of them trains. |
 # | **Memory** | About 1 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
