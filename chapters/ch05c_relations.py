@@ -319,11 +319,22 @@ for name, (keys, doors, side) in SETTINGS.items():
 # Three networks of [chapter 05b](ch05b_relational_agents.ipynb#several-heads), and one more. One has attention (`dot`).
 # Two controls have the same parameters and listen to all alike (`even`) or to themselves alone (`own`).
 #
-# The new one is the control that a friend of simple networks would ask for. Looking at all alike adds up what everybody
-# says and divides by their number; when there are more objects, each counts for less. `loudest` takes the largest value
-# in each feature instead, which does not care how many there are. (Deep Sets and PointNet, two networks for sets, do
-# the one and the other.)
-
+# The new one, `loudest`, is the control that a friend of simple networks would ask for. With the value $V_j$ that token $j$
+# says, and its query $Q_i$ and key $K_i$, token $i$ is told (for one head, before $W$)
+#
+# $$
+# \begin{aligned}
+# \texttt{dot}: \quad & \textstyle\sum_j \operatorname{softmax}_j\!\big(Q_i^\top K_j / \sqrt d\big)\, V_j \\
+# \texttt{even}: \quad & \textstyle\frac{1}{N} \sum_j V_j \\
+# \texttt{own}: \quad & V_i \\
+# \texttt{loudest}: \quad & \textstyle\max_j V_j \quad \text{in each feature}
+# \end{aligned}
+# $$
+#
+# An average divides by the number $N$ of tokens: when there are more, each counts for less. A maximum does not care how
+# many there are. Deep sets [(Zaheer et al., 2017)](../book/bibliography.md#zaheer2017) and PointNet
+# [(Qi et al., 2017)](../book/bibliography.md#qi2017), two networks for sets, add up and take the maximum. In neither does
+# what $i$ is told depend on $i$.
 
 # %%
 class Loudest(nn.Module):
@@ -2241,7 +2252,7 @@ for lie, told in TRUTH_AND_LIES.items():
     worth = worth_taking(Lied(honest, lie) if lie in LIES else honest, some)
     worth = np.where(np.isfinite(worth), worth, np.nan)
     means = [np.nanmean(worth[worlds, key - 1]) for key in (right, 3 - right)]
-    print(f"{told:32}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
+    print(f"{told:34}right key {means[0]:.2f}   wrong key {means[1]:.2f}")
 # Three of the four lies take from the right key and give to the wrong one; the control does nothing. With this agent the
 # keys' exchange alone turns the order round; with seed 2, the doors' mistake. Try it: stored_match("dot", 2).
 
