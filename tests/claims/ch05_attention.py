@@ -144,7 +144,12 @@ def both_halves():
     assert cnn.mean() < unaligned.mean() < floor.mean() - 5
     assert round(1000 * 300 / len(CHAPTER.parts_of(1797)[0])) == CHAPTER.COPIES
     costs = [cost, *(_a5("cost", f"{name}_to_cnn").mean() for name in ("printed", "itself"))]
-    took = {"itself": "itself", "relational_best": "relational", "cnn_best": "cnn"}
+    took = {
+        "itself": "itself",
+        "relational_best": "relational",
+        "cnn_best": "cnn",
+        "cnn_norm": "cnn",
+    }
     by_time = {}  # accuracy every half second, from 15 seconds on to where the copy ends
     seconds = np.arange(15, 1000 * _a5("cost", "itself").mean() / 1000, 0.5)
     for name, network in took.items():
@@ -155,8 +160,11 @@ def both_halves():
     assert all(
         (by_time["itself"] > by_time[name]).all() for name in ("relational_best", "cnn_best")
     )
+    leads = by_time["itself"] - np.maximum(by_time["relational_best"], by_time["cnn_best"])
+    assert leads[seconds < 50].min() > 1.5 and 0.3 < leads[seconds > 60].mean() < 1
+    at_30 = [by_time[name][seconds == 30].item() for name in ("cnn_norm", "itself")]
     means = (part.mean() for part in (long, best, floor, unaligned))
-    return [relational.mean(), cnn.mean(), *costs, *means]
+    return [relational.mean(), cnn.mean(), *costs, *means, *at_30]
 
 
 def cause():
@@ -201,8 +209,10 @@ def small_fields():
     assert small.max() < _a5("relational").min() and alone.max() < _a5("itself").min()
     work = {name: CHAPTER.READERS[name].steps * CHAPTER.READERS[name].batch for name in ("small", "printed")}  # fmt: skip
     assert work["small"] == 4 * work["printed"] == 300_000
-    late = results.curves("A5", "small", "accuracy")[int(small.argmin())]
-    assert late[-5:].mean() > late[-10:-5].mean() + 3  # still climbing
+    for name in ("small", "small_itself"):
+        for late in results.curves("A5", name, "accuracy"):
+            assert late[-5:].mean() > late[-10:-5].mean() + 1.5  # still climbing
+    assert small.mean() < _a5("floors", "unaligned").mean()
     return [*found, small.mean(), alone.mean()]
 
 

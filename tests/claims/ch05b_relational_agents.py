@@ -92,7 +92,8 @@ def estimates():
     five = np.array([last["single_5"].mean(), last["double_5"].mean()])
     assert (abs(five + 0.12) < 0.01).all()
     assert abs(_price(0.05, CHAPTER.RoomsConfig().discount) - 0.013) < 0.0005
-    return (last["little_5"].mean(),)
+    owns = [results.metric("A7", way, "over_own").mean() for way in ("single_1", "double_1")]
+    return (last["little_5"].mean(), *owns)
 
 
 def _price(epsilon, discount):
@@ -246,7 +247,14 @@ def loops():
     """The same agents at two epsilons."""
     share = _a6("loose_dot", "steps_8").mean() / _a6("floors", "steps_8").mean()
     assert 0.45 < share < 0.55
-    return 100 * _a6("dot", "score_8").mean(), 100 * _a6("loose_dot", "score_8").mean()
+    runs = ("dot", "loose_dot", "own", "loose_own")
+    return tuple(100 * _a6(run, "score_8").mean() for run in runs)
+
+
+def grid_loops():
+    """The curriculum on the grid: goals at the end of its training at 11 × 11, and scores there."""
+    scores, trained = 100 * _a9("curriculum_grid", "score_11"), _ending("A9", "curriculum_grid")
+    return trained.min(), trained.max(), scores.min(), scores.max()
 
 
 def apart():
