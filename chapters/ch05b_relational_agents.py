@@ -1663,7 +1663,7 @@ plt.show()
 #
 # Here Q-learning hardly overestimates. With returns of one step it ends within a hundredth above the best return, double Q-learning as little
 # below it; they are 0.018 and 0.010 above what their own play at ε = 0.05 earns, about the price of ε, by which a perfect
-# player loses 0.013. Rewards are certain here, so that the maximum can pick errors of the network only.
+# player loses 0.013. <!-- held: prices --> Rewards are certain here, so that the maximum can pick errors of the network only.
 #
 # Another bias is far larger: with returns of five steps both learners end 0.12 *below* the best return. Five steps of the film contain
 # the player's random steps, and no maximum takes those back. With 5,000 instead of 250,000 steps of random play beforehand 0.07 of it is
