@@ -336,6 +336,7 @@ for name, (keys, doors, side) in SETTINGS.items():
 # [(Qi et al., 2017)](../book/bibliography.md#qi2017), two networks for sets: one adds up, the other takes the maximum. In neither does
 # what $i$ is told depend on $i$.
 
+
 # %%
 class Loudest(nn.Module):
     """In the place of attention: all hear the largest value of anybody in each feature. As many parameters."""
@@ -2518,8 +2519,7 @@ MEASUREMENTS = [
         Metric("held", "points a game, the best held random move", "mean"))),
     Measurement("A10", "alien", measure_alien, ALIEN, THREE, (
         Metric("score", "points a game", "mean"), Metric("minutes", "minutes of training", "median"))),
-    Measurement("A10", "alien_nothing", measure_alien, replace(ALIEN, mixing="nothing"), THREE, (
-        Metric("score", "points a game", "mean"),)),
+    Measurement("A10", "alien_nothing", measure_alien, replace(ALIEN, mixing="nothing"), THREE),
     Measurement("A10", "alien_looks", measure_alien_looks, LookConfig(), THREE, (
         Metric("flips_most", "% of moves change, most attended node covered", "mean"),
         Metric("flips_random", "% of moves change, random node covered", "mean"))),
