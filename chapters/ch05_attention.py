@@ -1624,7 +1624,7 @@ plt.show()
 # node listens to itself alone (queries and keys idle, 19,228 parameters that work). The others take the module's norms away,
 # give the CNN one, change the rate, and give the CNN its time.
 
-# %% tags=["A5", "hide-input"]
+# %% tags=["hide-input"]
 CHANGES = {  # run and metric -> what it is, and its colour
     ("relational", "accuracy"): ("module", 0),
     ("itself", "accuracy"): ("module, each node hears itself only", 1),
@@ -1658,6 +1658,7 @@ def draw_dots(axes: Axes, rows: dict[str, Sequence[tuple[np.ndarray, int]]]) -> 
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
+# %% tags=["A5", "hide-input"]
 NO_LEARNING = ("template", "unaligned", "majority")
 floors = {name: results.metric("A5", "floors", name).mean() for name in NO_LEARNING}
 figure, both = plt.subplots(1, 2, figsize=(9.8, 3.9), width_ratios=(1.5, 1))
