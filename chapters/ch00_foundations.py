@@ -1631,16 +1631,16 @@ PLACES = [
     (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
     (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
     (0, 1, "mean-field Q", "chapters 4, 4b, 4c", "off"),
-    (0, 0, "attention, hindsight", "chapters 5, 5b, 5c, 7", "off"),
+    (0, 0, "attention, hindsight", "chapters 5, 5b, 5c, 7a", "off"),
     (1, 4, "actor–critic", "here", "on"),
     (1, 3, "A2C, A3C", "chapter 6", "on"),
     (1, 2, "PPO", "chapter 6", "on"),
     (1, 1, "ACER, DDPG", "chapter 6", "off"),
     (2, 4, "REINFORCE", "here", "on"),
     (2, 3, "genetic algorithm,\nevolution strategy", "chapter 1", "on"),
-    (2, 2, "MAML, Meta-SGD, RL²", "chapter 7", "on"),
+    (2, 2, "MAML, Meta-SGD, RL²", "chapters 7, 7a", "on"),
     (3, 4, "value iteration", "here", "none"),
-    (3, 3, "imagination (I2A)", "chapter 7b", "on"),
+    (3, 3, "imagination (I2A)", "chapters 7b, 7c", "on"),
     (3, 2, "tree search, planning", "chapter 8", "none"),
 ]
 KINDS = {"off": "off-policy", "on": "on-policy", "none": "computed from a model"}
@@ -1683,7 +1683,7 @@ def with_links(where: str) -> str:
         paths = sorted(CHAPTERS.glob(f"ch{int(number):02d}{letter}_*.py"))
         return f"[{found[0]}]({paths[0].stem}.ipynb)" if paths else found[0]
 
-    return re.sub(r"(\d+)([bc]?)", link, where)
+    return re.sub(r"(\d+)([a-z]?)", link, where)
 
 
 def map_as_text() -> str:
