@@ -26,7 +26,7 @@
 # |---|---|
 # | **You need** | [Chapter 00](ch00_foundations.ipynb) for Q-learning with replay and a target network, [chapter 06](ch06_policy_optimisation.ipynb) for PPO, recurrent networks and DDPG. |
 # | **Time** | About two minutes for all cells on two cores. |
-# | **Memory** | About @@ GB. No GPU. |
+# | **Memory** | About 1.2 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 14 of [Lanham (2020)](../book/bibliography.md#lanham2020): its sections on meta
@@ -570,7 +570,7 @@ print(f"in training it met its own goal in {np.mean(forty['in training'][:20]):.
 # <!-- held: forty -->
 #
 # `make results` trains at eight sizes, five seeds each, all with the same settings; they were chosen with hindsight at 40
-# bits, among four. (Folded: the sizes.)
+# bits, among four.
 
 # %% tags=["R5", "hide-input"]
 BITS = (5, 8, 10, 13, 15, 20, 30, 40)
@@ -801,7 +801,7 @@ class ReachConfig:
     effort: float = knob(1.0, 0.0, 10.0, "weight of the squared action in the actor's loss")
     judged: int = knob(10, 1, 1_000, "episodes that judge each cycle")
     hidden: int = knob(64, 4, 1_024, "units of each of two hidden layers")
-    critics: int = knob(1, 1, 1, "DDPG has one")
+    critics: int = 1  # of DDPG
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -957,11 +957,12 @@ for name, act in players.items():
 
 # %% tags=["R5"]
 try:
-    clip = []
-    for seed in spread((REACH_SCORING, 2), by_budget(1, 3)):
-        play = lambda seen: reach_learner.act(seen["observation"][None], seen["desired_goal"][None])[0]  # fmt: skip
-        clip += record("FetchReach-v4", play, seed, by_budget(3, 40), every=2, width=200, height=200)  # fmt: skip
-    display(show_clip(clip, 10, "Three episodes of the trained arm, their first forty decisions."))
+    clip, act = [], reach_learner.act
+    for seed in spread((REACH_SCORING, 2), by_budget(1, 5)):
+        play = lambda seen: act(seen["observation"][None], seen["desired_goal"][None])[0]
+        clip += record("FetchReach-v4", play, seed, by_budget(3, 16), width=200, height=200)
+    told = "Five episodes of the trained arm, the first sixteen decisions of each."
+    display(show_clip(clip, 6, told))
 except RenderError as error:
     print(error)
 
@@ -1200,7 +1201,7 @@ plt.show()
 # 5, 16.7 and 33.3. UCB's width was chosen among six on other bandits.*
 #
 # Thompson sampling is often called near-optimal. That holds in the long run; in a hundred pulls of two arms it has @@ times the
-# least regret, and UCB1 @@ times. Greed, which knows what arms there are, is ahead of both at thirty pulls. A UCB with a
+# least regret, and UCB1 @@ times. Greed, which starts from the right belief about arms, is ahead of both at thirty pulls. A UCB with a
 # smaller bonus has @@ times the least, and the index @@. <!-- held: rules -->
 #
 # ## An agent that learns in its memory

@@ -718,13 +718,13 @@ def test_advantages_against_a_slow_loop():
 
 def test_what_the_text_says_of_sigma():
     """What the world makes of a mean action, and what noise costs."""
-    means = np.array([-0.01, 0.0, 0.125, 0.0146])
+    means = np.array([-0.01, 0.0, 0.125, 0.0105])
     assert CH.response(means, 1.0, 400_000)[2] == pytest.approx(0.01, abs=5e-4)
-    assert CH.response(means, 0.1, 400_000)[3] == pytest.approx(0.01, abs=5e-4)
+    assert CH.response(means, 0.05, 400_000)[3] == pytest.approx(0.01, abs=5e-4)
     noise = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     assert (noise.abs() > CH.REACH).float().mean() == pytest.approx(0.92, abs=0.005)
     goals, lots = CH.draw_goals(4_000, torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)  # fmt: skip
-    for std, seen, blind in ((1.0, -30, -91), (0.1, -6, -71)):
+    for std, seen, blind in ((1.0, -30, -91), (0.05, -2, -56)):
         assert CH.goal_seen(goals, std, lots).mean() == pytest.approx(seen, abs=0.7)
         still = CH.stacked(CH.fresh_params(std, 0.0), 400)
         assert CH.returns_of(CH.play(still, goals[:400], 20, lots)).mean() == pytest.approx(blind, abs=3)  # fmt: skip
@@ -834,6 +834,21 @@ def test_the_two_parts_of_the_coin(rewards):
         up, down = (enumerated(theta + step, rewards, rate=1.3) for step in (1e-5, -1e-5))
         assert exact == pytest.approx((up - down) / 2e-5, abs=1e-5)
         assert same + other == pytest.approx(exact, abs=1e-9)
+
+
+def test_what_the_text_says_of_the_coin_and_the_valleys():
+    exact, same, other = CH.coin_gradients(-0.7)
+    assert 0.7 < same / exact < 0.8
+    exact, same, other = CH.coin_gradients(-2.0, rate=20.0)
+    assert 0.7 < other / exact < 0.8
+    exact, same, other = CH.coin_gradients(0.8, rate=20.0)
+    assert same < 0 < exact
+    bowls = CH.toy_bowls()
+    joint, maml = (CH.toy_start(bowls, name, 0.3) for name in ("joint", "maml"))
+    reptile, alike = (CH.toy_start(bowls, "reptile", 0.3, steps) for steps in (3, 200))
+    away = lambda start: np.linalg.norm(start - bowls.middles[0])
+    assert away(joint) < away(reptile) < away(maml)
+    np.testing.assert_allclose(alike, bowls.middles.mean(0), atol=0.01)
 
 
 def test_what_the_plain_estimator_estimates():
