@@ -577,6 +577,23 @@ CURVE_RULES: dict[str, Callable[[Tasks], torch.Tensor]] = {
     "sine": fitted_sine,
 }
 
+
+# The mean of all sines is this many times cos x.
+MEAN_WAVE = -2.55 * 2 / math.pi
+
+
+def smooth_curve(tasks: Tasks, length: float, prior: float = 0.0) -> torch.Tensor:
+    """A Gaussian process through the points, with a Gaussian kernel of this length: [K, Q, 1].
+
+    prior: how much of the mean of all sines it falls back to where no point is near.
+    """
+    x, y, asked = (part.double() for part in (*tasks.support, tasks.query.x))
+    kernel = lambda a, b: torch.exp(-0.5 * (torch.cdist(a, b) / length) ** 2)
+    mean = lambda x: prior * MEAN_WAVE * x.cos()
+    found = torch.linalg.solve(kernel(x, x) + 1e-4 * torch.eye(x.shape[1]), y - mean(x))
+    return (kernel(asked, x) @ found + mean(asked)).float()
+
+
 # %% tags=["R2", "hide-input"]
 METHODS = {
     "maml": "MAML", "first_order": "first-order MAML", "reptile": "Reptile",
@@ -584,7 +601,7 @@ METHODS = {
 }  # fmt: skip
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.2))
 errors = {label: results.metric("R2", f"waves_{name}", "one_step") for name, label in METHODS.items()}  # fmt: skip
-errors["nearest point"] = results.metric("R2", "waves_floors", "nearest_point")
+errors["Gaussian process"] = results.metric("R2", "waves_rules", "smooth")
 plots.bars(panels[0], errors)
 panels[0].set(xlabel="squared error after one step")
 for name, label in METHODS.items():
@@ -752,6 +769,16 @@ def centred(tasks: Tasks) -> Tasks:
         )
 
     return Tasks(*map(moved, tasks))
+
+
+def shifted_image(tasks: Tasks) -> torch.Tensor:
+    """The accuracy of choosing the class of the nearest image, each shifted by up to a pixel either way. [K]"""
+    side = math.isqrt(tasks.support.x.shape[-1])
+    wide = F.pad(tasks.support.x.unflatten(-1, (side, side)), (1,) * 4)
+    shifted = [wide[..., i : i + side, j : j + side].flatten(-2) for i in range(3) for j in range(3)]  # fmt: skip
+    away = torch.stack([torch.cdist(tasks.query.x, images) for images in shifted]).amin(0)
+    right = tasks.support.y.gather(1, away.argmin(-1)) == tasks.query.y
+    return right.float().mean(1)
 
 
 # %% tags=["R2", "hide-input"]
@@ -948,12 +975,17 @@ def move(
 
 
 # %% tags=["R4"]
-def goal_seen(goals: torch.Tensor, std: float = 0.0, generator: torch.Generator | None = None) -> torch.Tensor:  # fmt: skip
-    """Returns of walking straight to a goal that one can see, with noise on each action. goals: [K, 2]. Returns [K]."""
+def goal_seen(goals: torch.Tensor, std: float = 0.0, generator: torch.Generator | None = None,
+              aims: torch.Tensor | None = None) -> torch.Tensor:  # fmt: skip
+    """Returns of walking straight to a goal that one can see, with noise on each action. goals: [K, 2]. Returns [K].
+
+    aims: where it walks to instead, [K, 2].
+    """
+    aims = goals if aims is None else aims
     positions, returns = torch.zeros_like(goals), torch.zeros(len(goals))
     alive = torch.ones(len(goals), dtype=torch.bool)
     for _ in range(HORIZON):
-        actions = goals - positions + std * torch.randn(goals.shape, generator=generator)
+        actions = aims - positions + std * torch.randn(goals.shape, generator=generator)
         positions, rewards, there = move(positions, actions, goals)
         returns += rewards * alive
         alive &= ~there
@@ -1046,6 +1078,18 @@ def play(
 def returns_of(batch: Batch) -> torch.Tensor:
     """The mean return of each task's episodes, without discount: [K]."""
     return batch.rewards.sum(1).mean(1)
+
+
+def fitted_goal(batch: Batch, steps: int = 5) -> torch.Tensor:
+    """Where the goal is, by someone who knows that a reward is minus the distance to it: [K, 2].
+
+    r² = |s'|² - 2 s' · g + |g|² is linear in g and |g|²: least squares on the first steps of one episode.
+    """
+    after = batch.obs[:, 1 : steps + 1, 0].double()  # where each step led, [K, steps, 2]
+    rewards, alive = (x[:, :steps, 0, None].double() for x in (batch.rewards, batch.alive))
+    known = torch.cat([-2 * after, torch.ones_like(rewards)], -1)
+    rest = rewards**2 - after.square().sum(-1, keepdim=True)
+    return torch.linalg.lstsq(known * alive, rest * alive).solution[:, :2, 0].float()
 
 
 # %% [markdown]
@@ -1570,19 +1614,18 @@ show(scrubber(pictures, "goal", interval=500), pictures[0])
 
 # %% tags=["hide-input"]
 def written_by_hand(gain: float, std: float) -> dict:
-    """The policy a = -gain · s as parameters of our network: four hidden units carry ±x and ±y through."""
-    params = {name: torch.zeros_like(value) for name, value in fresh_params(std).items()}
+    """The policy a = -gain · s as parameters of a network like ours: four hidden units carry ±x and ±y through."""
     signs = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    params["0.weight"][:4], params["2.weight"][:4, :4] = signs, torch.eye(4)
-    params["4.weight"][:, :4] = -gain * signs.T
-    return params | {"log_std": torch.full((2,), float(np.log(std)))}
+    weights = {"0.weight": signs, "2.weight": torch.eye(4), "4.weight": -gain * signs.T}
+    biases = {"0.bias": torch.zeros(4), "2.bias": torch.zeros(4), "4.bias": torch.zeros(2)}
+    return weights | biases | {"log_std": torch.full((2,), math.log(std))}
 
 
 # %% tags=["R4", "hide-input"]
 COMPARED = {
     "meta:after": "Meta-SGD", "first_order:after": "… first order",
-    "one_step:after": "… trained for one step", "fixed_0.003:after": "MAML: rates stay at 0.003",
-    "fixed_0.01:after": "… at 0.01", "fixed_0.03:after": "… at 0.03",
+    "one_step:after": "… trained for one step", "fixed_0.003:shorter": "MAML: one rate, 0.003",
+    "fixed_0.01:shorter": "… 0.01", "fixed_0.03:shorter": "… 0.03",
     "joint:after": "one policy for all, then steps", "floors:hand": "written by hand, then steps",
     "floors:new": "a new policy, then steps",
 }  # fmt: skip
@@ -1869,6 +1912,32 @@ def measure_few_floors(config: FewConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
+LENGTHS = (0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+
+
+def measure_few_rules(config: FewConfig, seed: int) -> Measured:
+    """More of them: smooth curves; images shifted about, and the means in a network that nobody trained."""
+    config = replace(config, split=(seed - 1) % SPLITS if config.world == "digits" else 0)
+    drawn = functools.partial(draw_tasks, config, queries=20)
+    tasks, found = drawn(JUDGED_TASKS, "judging", generator_of(JUDGING, seed)), {}
+    if config.world == "digits":
+        torch.manual_seed(spread((TRAINING, seed), 1)[0])
+        net = few_net(config)
+        own = copied(dict(net.named_parameters()))
+        for prefix, seen in (("", tasks), ("centred_", centred(tasks))):
+            found[f"{prefix}shifted_image"] = shifted_image(seen).mean().item()
+            untrained = score(net, means_each(own, net, seen.support), seen)
+            found[f"{prefix}untrained"] = untrained.mean().item()
+        return Measured(found)
+    choosing = drawn(CHOOSING_TASKS, "validating", generator_of(VALIDATING, seed))
+    for name, prior in (("smooth", 0.0), ("smooth_around_mean", 1.0)):
+        error = lambda length, on: (smooth_curve(on, length, prior) - on.query.y).square().mean().item()  # fmt: skip
+        length = min(LENGTHS, key=lambda length: error(length, choosing))
+        found |= {name: error(length, tasks), f"{name}_length": length}
+    return Measured(found)
+
+
+# %% tags=["hide-input"]
 def spread_goals(side: int) -> torch.Tensor:
     """side² goals in the middles of a grid's cells: all of the square alike, so that no score is lucky with its tasks."""
     middles = (torch.arange(side) + 0.5) / side - 0.5
@@ -1890,14 +1959,28 @@ def mean_returns(params: dict, rates: dict, seed: int, validating: bool = False,
     return {f"{prefix}_{step}": score for step, score in enumerate(found.tolist())}
 
 
-def best_rate(choices: dict[object, tuple[dict, dict]], seed: int) -> object:
-    """Which policy with its rates does best on the validation tasks, in the mean over one and two steps."""
+def searched(make: Callable[..., dict], settings: Sequence[tuple], parts: Sequence[float], seed: int,
+             only: Sequence[str] = ()) -> tuple[dict, dict, tuple]:  # fmt: skip
+    """The best setting on a run's validation tasks: after one step; then the best eight with each part, after one and two.
 
-    def score_of(name: object) -> float:
-        found = mean_returns(*choices[name], seed, validating=True)
-        return found["after_1"] + found["after_2"]
+    make(*setting[:-1]): a policy. setting[-1]: its rate in the first step; part: of this rate, in the second. only: as in
+    ``same_rate``. Returns the policy, its rates [2, ...] each, and (*setting, part).
+    """
 
-    return max(choices, key=score_of)
+    def way(*choice: float) -> tuple[dict, dict]:
+        *setting, rate, part = choice
+        params = make(*setting)
+        return params, same_rate(params, rate, part * rate, only=only)
+
+    def score_of(choice: tuple, steps: int) -> float:
+        found = mean_returns(*way(*choice), seed, validating=True)
+        total = sum(found[f"after_{step}"] for step in range(1, steps + 1))
+        return total if math.isfinite(total) else -math.inf
+
+    first = sorted(settings, key=lambda setting: -score_of((*setting, 1.0), 1))[:8]
+    tried = [(*setting, part) for setting in first for part in parts]
+    chosen = max(tried, key=lambda choice: score_of(choice, 2))
+    return *way(*chosen), chosen
 
 
 # %% tags=["hide-input"]
@@ -1922,35 +2005,43 @@ def measure_meta(config: MetaConfig, seed: int) -> Measured:
 
 
 # %% tags=["hide-input"]
+def measure_fixed(config: MetaConfig, seed: int) -> Measured:
+    """``measure_meta`` for one rate that stays; and the second step with the part of it that suits validation tasks."""
+    found = measure_meta(config, seed)
+    params = found.state["params"]
+    *way, chosen = searched(lambda: params, [(config.rate,)], SHORTER, seed, tuple(params))
+    own = mean_returns(*way, seed, prefix="shorter") | {"second": chosen[-1]}
+    return replace(found, metrics=found.metrics | own)
+
+
 def measure_joint(config: MetaConfig, seed: int) -> Measured:
-    """One policy trained for all tasks at once, then steps at the rate that suits it best."""
+    """One policy trained for all tasks at once, the last one, then steps at the rate that suits it best."""
     *_, progress = train_meta(config, seed)
-    params = progress.state()["best"]["params"]
-    choices = {(rate, part): (params, same_rate(params, rate, rate * part))
-               for rate, part in itertools.product(RATES, SHORTER)}  # fmt: skip
-    chosen = best_rate(choices, seed)
-    found = mean_returns(*choices[chosen], seed)
-    return Measured(found | {"rate": chosen[0], "second": chosen[1]})
+    params = progress.state()["params"]
+    *way, chosen = searched(lambda: params, [(rate,) for rate in RATES], SHORTER, seed)
+    return Measured(mean_returns(*way, seed) | dict(zip(("rate", "second"), chosen, strict=True)))
+
+
+# Tried for the policy that was written by hand.
+GAINS, STDS = (0.2, 0.3, 0.4, 0.6), (0.03, 0.04, 0.05, 0.07)
+BIAS_RATES, BIAS_PARTS = (0.01, 0.02, 0.03, 0.05), (1.0, 0.5, 0.25, 0.12)
 
 
 def measure_meta_floors(config: None, seed: int) -> Measured:
-    """Without any training: standing still, the oracle, and one to three steps from policies that were written down."""
-    found = {"still": STANDING_STILL, "oracle": goal_seen(spread_goals(100)).mean().item()}
+    """Without any training: standing still, the oracle, a fitted goal, and steps from policies that were written down."""
+    goals = spread_goals(10)
+    found = {"still": STANDING_STILL, "oracle": goal_seen(goals).mean().item()}
     torch.manual_seed(spread((SHOWING, seed), 1)[0])
-    makers = {
-        "new": lambda std: fresh_params(std, 0.0),
-        "hand": lambda std: written_by_hand(0.3, std),
-    }
-    for name, make in makers.items():
-        only = ("4.bias",) if name == "hand" else ()
-        choices = {}
-        for std in (0.01, 0.03, 0.1):
-            params = make(std)
-            choices |= {(std, rate, part): (params, same_rate(params, rate, rate * part, only=only))
-                        for rate, part in itertools.product(RATES[:5], SHORTER)}  # fmt: skip
-        chosen = best_rate(choices, seed)
-        found |= mean_returns(*choices[chosen], seed, prefix=name)
-        found |= dict(zip((f"{name}_std", f"{name}_rate", f"{name}_second"), chosen, strict=True))
+    new = cache(lambda std: fresh_params(std, 0.0))
+    batch = play(stacked(new(0.05), len(goals)), goals, 1, generator_of(JUDGING, seed))
+    found["fitted_goal"] = goal_seen(goals, aims=fitted_goal(batch)).mean().item()
+    news, by_hand = itertools.product((0.01, 0.03, 0.1), RATES[:5]), itertools.product(GAINS, STDS, BIAS_RATES)  # fmt: skip
+    for name, *search in (("new", new, news, SHORTER, seed),
+                          ("hand", written_by_hand, by_hand, BIAS_PARTS, seed, ("4.bias",))):  # fmt: skip
+        *way, chosen = searched(*search)
+        found |= mean_returns(*way, seed, prefix=name)
+        labels = [f"{name}_{what}" for what in ("gain", "std", "rate", "second")[-len(chosen) :]]
+        found |= dict(zip(labels, chosen, strict=True))
     return Measured(found)
 
 
@@ -1984,7 +2075,6 @@ PUBLISHED = MetaConfig(meta_rate=0.01, std=1.0, rate=0.005, last_layer=1.0, lear
 PUBLISHED_RATES = replace(PUBLISHED, learn_rates=True)
 META_CONFIGS = {
     "first_order": MetaConfig(inner="first order"),
-    **{f"fixed_{rate:g}": MetaConfig(learn_rates=False, rate=rate) for rate in (0.003, 0.01, 0.03)},
     "source_start": MetaConfig(last_layer=1.0), "published": PUBLISHED,
     "published_rates": PUBLISHED_RATES, "published_slow": replace(PUBLISHED_RATES, meta_rate=0.003),
     "published_small": replace(PUBLISHED_RATES, std=0.05), "one_step": MetaConfig(steps=1),
@@ -2001,9 +2091,14 @@ MEASUREMENTS = [
     Measurement("R2", "waves_floors", measure_few_floors, FewConfig(), FIVE),
     Measurement("R2", "digits_floors", measure_few_floors, DIGITS, FIVE),
     Measurement("R2", "digits_upright", measure_few_floors, replace(DIGITS, room=0), FIVE),
+    Measurement("R2", "upright_prototypes", measure_few, replace(PROTOTYPES, room=0), FIVE),
+    *(Measurement("R2", f"{name}_rules", measure_few_rules, config, FIVE)
+      for name, config in (("waves", FewConfig()), ("digits", PROTOTYPES), ("upright", replace(PROTOTYPES, room=0)))),
     Measurement("R4", "meta", measure_meta, MetaConfig(), FIVE, (
         Metric("after_1", "return after one step"), Metric("after_2", "return after two steps"))),
     *(Measurement("R4", name, measure_meta, config, FIVE) for name, config in META_CONFIGS.items()),
-    Measurement("R4", "joint", measure_joint, MetaConfig(inner="none"), FIVE),
+    *(Measurement("R4", f"fixed_{rate:g}", measure_fixed, MetaConfig(learn_rates=False, rate=rate), FIVE)
+      for rate in (0.003, 0.01, 0.03)),
+    Measurement("R4", "joint", measure_joint, MetaConfig(inner="none", check_every=200), FIVE),
     Measurement("R4", "floors", measure_meta_floors, None, FIVE),
 ]  # fmt: skip

@@ -218,11 +218,13 @@ def rl2() -> list[float]:
 
 
 def rl2_when() -> list[float]:
-    """Five arms: the first ten pulls as good as the index's, the last fifty not."""
+    """Five arms: the first ten pulls as good as the index's and no better than greed's, the last fifty between the two."""
     lost = results.curves("R3", "rl2", "by_pull")
     index = results.curves("R3", "bandits_5_100", "index").mean(0)
     early, late = lost[:, :10].sum(1), lost[:, 50:].sum(1)
-    return [early.min(), early.max(), index[:10].sum(), late.min(), late.max(), index[50:].sum()]
+    greed = results.curves("R3", "bandits_5_100", "greedy").mean(0)
+    told = [early.min(), early.max(), index[:10].sum(), late.min(), late.max(), index[50:].sum()]
+    return [*told, greed[:10].sum(), greed[50:].sum()]
 
 
 def _shifting(arms: int, horizon: int = 100, bandits: int = 200_000) -> float:
