@@ -308,6 +308,36 @@ def test_training_plays_and_learns_as_the_config_says(monkeypatch):
         np.testing.assert_allclose(rates[::5], 2e-3 * np.array([1, 0.75, 0.5, 0.25]))
 
 
+def epsilons_of(monkeypatch):
+    """A list to which each action of a flip agent adds its epsilon."""
+    found, plain = [], ch.FlipAgent.act
+
+    def spy(self, states, goals, epsilon, rng):
+        found.append(epsilon)
+        return plain(self, states, goals, epsilon, rng)
+
+    monkeypatch.setattr(ch.FlipAgent, "act", spy)
+    return found
+
+
+def test_training_plays_with_the_epsilon_of_the_config(monkeypatch):
+    found = epsilons_of(monkeypatch)
+    monkeypatch.setattr(ch, "success_of", lambda agent, worlds, rng: 0.0)
+    config = ch.FlipConfig(bits=4, cycles=2, worlds=6, updates=1, epsilon=0.37)
+    last(ch.train_flips(config, 1))
+    assert found == [0.37] * 2 * 4
+
+
+def test_the_score_is_of_the_greedy_agent(monkeypatch):
+    agent = ch.FlipAgent(ch.FlipConfig(bits=4, epsilon=0.37), "cpu")
+    greedy = functools.partial(agent.act, epsilon=0.0, rng=np.random.default_rng(0))
+    film = ch.play_flips(greedy, 50, 4, np.random.default_rng(1))
+    found = epsilons_of(monkeypatch)
+    monkeypatch.setattr(ch, "draw_flips", lambda *_: (film.states[0], film.goals))
+    assert ch.success_of(agent, 50, np.random.default_rng(2)) == film.solved.mean()
+    assert found == [0.0] * 4
+
+
 def test_looking_at_the_score_does_not_disturb_the_training(monkeypatch):
     config = ch.FlipConfig(bits=4, cycles=2, updates=2)
     state = last(ch.train_flips(config, 1)).state()
@@ -478,6 +508,23 @@ def test_exploring_arms_are_random_as_often_as_they_say():
     noisy = ch.ReachAgent(ch.ReachConfig(noise=0.2, random_share=0.0), 1, "cpu")
     pushed = noisy.explore(rng)(obs, goals) - noisy.act(obs, goals)
     assert pushed.std() == pytest.approx(0.2, abs=0.02)
+
+
+def test_arms_explore_in_training_and_not_in_the_score(monkeypatch):
+    """Arms that explore push all the way to one side here: only such pushes are learned from, and none is judged."""
+    judged, play = [], ch.play_arms
+
+    def spy(act, arms, seed, env=None):
+        film = play(act, arms, seed, env)
+        judged.extend([film.actions] if seed[0] == ch.REACH_SCORING else [])
+        return film
+
+    monkeypatch.setattr(ch, "play_arms", spy)
+    aside = lambda self, rng: lambda obs, goals: np.full((len(obs), 4), 1.0)
+    monkeypatch.setattr(ch.ReachAgent, "explore", aside)
+    state = last(ch.train_reach(ch.ReachConfig(**TINY), 1)).state()
+    assert (state["replay"]["actions"] == 1).all()
+    assert len(judged) == 2 and all((np.abs(actions) < 1).any() for actions in judged)
 
 
 def test_the_arms_training_resumes_exactly(tmp_path):
@@ -695,6 +742,31 @@ def test_the_control_forgets():
         assert not torch.allclose(net(seen)[0][1], net(other)[0][1])
 
 
+def test_the_memory_starts_with_time_scales_from_two_pulls_to_the_trial():
+    """Tallec and Ollivier's start, log u with u from 1 to T - 1, and in the gate that keeps.
+
+    PyTorch's GRU has its gates in the order r, z, n, and h' = (1 - z) n + z h: z keeps, so its bias is positive. A memory
+    to which nothing else happens shrinks by z = u / (1 + u) a pull, which is a time scale 1 / (1 - z) of 1 + u pulls.
+    """
+    torch.manual_seed(0)
+    hidden, horizon = 400, 100
+    memory = ch.Recurrent(ch.RL2Config(arms=2, horizon=horizon, hidden=hidden)).memory
+    reset, keep, new = memory.bias_ih_l0.detach().chunk(3)
+    scale = keep.exp()
+    assert 1 <= scale.min() < 3 and horizon - 4 < scale.max() <= horizon - 1
+    assert scale.mean() == pytest.approx(horizon / 2, rel=0.1)  # drawn evenly
+    assert not memory.bias_hh_l0.detach().chunk(3)[1].any()
+    assert max(reset.abs().max(), new.abs().max()) <= hidden**-0.5  # as PyTorch starts them
+    with torch.no_grad():
+        for name, part in memory.named_parameters():
+            if "weight" in name:
+                part.zero_()
+            else:
+                part[2 * hidden :] = 0
+        kept = memory(torch.zeros(1, 1, 4), torch.ones(1, 1, hidden))[1][0, 0]
+    torch.testing.assert_close(1 / (1 - kept), 1 + scale, rtol=1e-3, atol=0)
+
+
 def test_whole_trials_in_one_call_are_the_trials_pull_by_pull():
     for remembers in (True, False):
         net = small_rl2(remembers=remembers)[1]
@@ -745,6 +817,20 @@ def test_each_trial_is_learned_from_as_often_as_the_config_says(monkeypatch):
     last(ch.train_rl2(config, 1))
     assert seen == [(3, 4)] * 4 * 3 * 2
     np.testing.assert_allclose(rates[::6], 0.02 * np.array([1, 0.75, 0.5, 0.25]))
+
+
+def test_the_learning_rate_of_rl2_falls(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def spy(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    config = ch.RL2Config(arms=2, horizon=3, bandits=8, updates=4, hidden=4, epochs=3, parts=2)
+    last(ch.train_rl2(config, 1))
+    expected = 2e-2 * np.repeat([1, 0.75, 0.5, 0.25], 3 * 2)
+    np.testing.assert_allclose(rates, expected)
 
 
 def test_rl2_resumes_exactly(tmp_path):

@@ -20,6 +20,7 @@ ROWS = {
     "R": 10,
     "S": 2,
 }  # the book's promises
+UNFINISHED = {"R"}  # some of its chapters are still to come
 SCRIPTS = sorted(CHAPTERS.glob("ch*.py"))
 ROW = re.compile(r"[A-Z]\d+")
 
@@ -42,8 +43,11 @@ def test_every_row_has_its_cells_and_its_number():
                 found[row[0]].add(row)
     for letter in tagged:
         promised = {f"{letter}{i}" for i in range(1, ROWS[letter] + 1)}
-        assert tagged[letter] == promised, "a row without a cell"
-        assert told[letter] == promised, "a row without a number or a figure"
+        assert tagged[letter] == told[letter], "a row without a number or a figure, or without a cell"
+        if letter in UNFINISHED:
+            assert tagged[letter] < promised, "finished: strike it off the list"
+        else:
+            assert tagged[letter] == promised, "a row without a cell"
 
 
 TRAININGS = [  # chapter, training, config, its small settings
@@ -63,8 +67,6 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch05b_relational_agents", "train_rooms", "RoomsConfig", {"random_steps": 5_000}),
     ("ch05c_relations", "train_match", "MatchConfig", {"random_steps": 5_000}),
     ("ch05c_relations", "train_alien", "AlienConfig", {"decisions": 80, "warm_up": 50}),
-    ("ch07_meta_learning", "train_few", "FewConfig", {"iterations": 3}),
-    ("ch07_meta_learning", "train_meta", "MetaConfig", {"iterations": 1, "tasks": 2}),
     ("ch07a_memory_and_hindsight", "train_flips", "FlipConfig", {"cycles": 2}),
     ("ch07a_memory_and_hindsight", "train_reach", "ReachConfig", {"cycles": 1, "judged": 1}),
     ("ch07a_memory_and_hindsight", "train_rl2", "RL2Config", {"updates": 2}),
