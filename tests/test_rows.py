@@ -43,7 +43,9 @@ def test_every_row_has_its_cells_and_its_number():
                 found[row[0]].add(row)
     for letter in tagged:
         promised = {f"{letter}{i}" for i in range(1, ROWS[letter] + 1)}
-        assert tagged[letter] == told[letter], "a row without a number or a figure, or without a cell"
+        assert tagged[letter] == told[letter], (
+            "a row without a number or a figure, or without a cell"
+        )
         if letter in UNFINISHED:
             assert tagged[letter] < promised, "finished: strike it off the list"
         else:
