@@ -26,7 +26,7 @@
 # |---|---|
 # | **You need** | [Chapter 00](ch00_foundations.ipynb) for Q-learning with replay and a target network, [chapter 06](ch06_policy_optimisation.ipynb) for PPO, recurrent networks and DDPG. |
 # | **Time** | About two minutes for all cells on two cores. |
-# | **Memory** | About 1.2 GB. No GPU. |
+# | **Memory** | About 1.3 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 14 of [Lanham (2020)](../book/bibliography.md#lanham2020): its sections on meta
@@ -194,9 +194,11 @@ plt.show()
 # each transition a second time with such a goal $g'$, judged anew:
 #
 # $$
-# (s, a, s', g) \;\longrightarrow\; (s, a, s', g') , \qquad
-# r' = \begin{cases} 0 & s' = g' \\ -1 & \text{else} \end{cases} , \qquad
-# y = r' + \gamma\, [s' \neq g']\, \max_{a'} Q_{\theta^-}(s', a', g') .
+# \begin{aligned}
+# (s, a, s', g) &\;\longrightarrow\; (s, a, s', g') , \qquad
+# r' = \begin{cases} 0 & s' = g' \\ -1 & \text{else} \end{cases} , \\
+# y &= r' + \gamma\, [s' \neq g']\, \max_{a'} Q_{\theta^-}(s', a', g') .
+# \end{aligned}
 # $$
 #
 # Reward *and* end follow the new goal. State, action and next state remain what they were: that is what happened.
@@ -1100,8 +1102,10 @@ plt.show()
 # last pull goes through all of them:
 #
 # $$
-# V_t(w, l) = \max_k \Big[ m_k \big(1 + V_{t+1}(w + e_k, l)\big) + (1 - m_k)\, V_{t+1}(w, l + e_k) \Big] , \qquad
-# m_k = \frac{w_k + 1}{w_k + l_k + 2} .
+# \begin{aligned}
+# V_t(w, l) &= \max_k \Big[ m_k \big(1 + V_{t+1}(w + e_k, l)\big) + (1 - m_k)\, V_{t+1}(w, l + e_k) \Big] , \\
+# m_k &= \frac{w_k + 1}{w_k + l_k + 2} .
+# \end{aligned}
 # $$
 #
 # No learner, of whatever kind, earns more on average than $V_0(0, 0)$.
