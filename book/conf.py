@@ -10,8 +10,9 @@ BOOK = Path(__file__).parent
 PLANNED = {
     "07": ("Meta-learning", "Learn to learn."),
     "07a": ("Memory and hindsight", "Learn from failure, and learn in memory."),
-    "07b": ("Imagination", "Imagine before acting."),
-    "07c": ("Imagination on Breakout", "The same from pixels of an Atari game."),
+    "07b": ("MiniPacman", "Five games in one maze."),
+    "07c": ("Imagination", "Imagine before acting."),
+    "07d": ("Imagination on Breakout", "The same from pixels of an Atari game."),
     "08": ("Review and roadmap", "What was learned, and a taste of what comes next."),
 }
 

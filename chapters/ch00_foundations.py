@@ -1640,7 +1640,7 @@ PLACES = [
     (2, 3, "genetic algorithm,\nevolution strategy", "chapter 1", "on"),
     (2, 2, "MAML, Meta-SGD, RL²", "chapters 7, 7a", "on"),
     (3, 4, "value iteration", "here", "none"),
-    (3, 3, "imagination (I2A)", "chapters 7b, 7c", "on"),
+    (3, 3, "imagination (I2A)", "chapters 7b, 7c, 7d", "on"),
     (3, 2, "tree search, planning", "chapter 8", "none"),
 ]
 KINDS = {"off": "off-policy", "on": "on-policy", "none": "computed from a model"}
