@@ -626,6 +626,42 @@ def test_prototypes_are_measured_without_a_step_and_proto_maml_with(monkeypatch,
     assert found["best_steps"] in range(3 if steps else 1)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_rates_steps_and_lengths_are_chosen_on_validation_tasks(world, monkeypatch):
+    """Spies on who chooses: on tasks with the validation's random numbers, judged with others."""
+    for name, value in (("CHOOSING_TASKS", 3), ("JUDGED_TASKS", 3), ("MOST_STEPS", 2)):
+        getattr(CH, name)
+        monkeypatch.setitem(CH.__dict__, name, value)
+    config = CH.FewConfig(
+        world=world, split=2 * (world == "digits"), **(SMALL | dict(iterations=1))
+    )
+    drawn = {}
+    for use, name in (("validating", CH.VALIDATING), ("judging", CH.JUDGING)):
+        drawn[use] = CH.draw_tasks(config, 3, use, CH.generator_of(name, 3), 20).query.x
+    seen, _ = [], CH.best_way
+    spy = lambda net, params, tasks, *rest: seen.append(tasks.query.x) or (0.01, 1)
+    monkeypatch.setitem(CH.__dict__, "best_way", spy)
+    CH.measure_few(config, 3)
+    assert len(seen) == 2 and all(torch.equal(x, drawn["validating"]) for x in seen)
+    if world == "sinusoids":
+        asked, _ = [], CH.smooth_curve
+        curve = lambda tasks, length, prior: asked.append(tasks.query.x) or tasks.query.y * length
+        monkeypatch.setitem(CH.__dict__, "smooth_curve", curve)
+        found = CH.measure_few_rules(config, 3).metrics
+        assert found["smooth_length"] == 1.0 and found["smooth"] == 0  # the spy's best
+        uses = ["validating" if torch.equal(x, drawn["validating"]) else "judging" for x in asked]
+        assert uses == 2 * (len(CH.LENGTHS) * ["validating"] + ["judging"])
+        assert all(torch.equal(x, drawn[use]) for x, use in zip(asked, uses, strict=True))
+
+
+def test_the_meta_rate_of_a_few_examples_falls_to_nothing(monkeypatch):
+    rates, own = [], torch.optim.Adam.step
+    spy = lambda self, *rest: rates.append(self.param_groups[0]["lr"]) or own(self, *rest)
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    list(CH.train_few(CH.FewConfig(**(SMALL | dict(iterations=4)), meta_rate=0.02), 1))
+    np.testing.assert_allclose(rates, [0.02, 0.015, 0.01, 0.005])
+
+
 # The toy with two numbers
 
 
@@ -765,6 +801,14 @@ def test_what_the_text_says_of_sigma():
     means = np.array([-0.01, 0.0, 0.125, 0.0105])
     assert CH.response(means, 1.0, 400_000)[2] == pytest.approx(0.01, abs=5e-4)
     assert CH.response(means, 0.05, 400_000)[3] == pytest.approx(0.01, abs=5e-4)
+    lots = torch.Generator().manual_seed(3)
+    goals, positions, total = CH.draw_goals(2_000, lots), torch.zeros(2_000, 2), torch.zeros(2_000)
+    playing = torch.ones(2_000, dtype=torch.bool)
+    for _ in range(100):  # a hundred times goal - s, with σ = 1
+        actions = 100 * (goals - positions) + torch.randn(2_000, 2, generator=lots)
+        positions, rewards, there = CH.move(positions, actions, goals)
+        total, playing = total + rewards * playing, playing & ~there
+    assert total.mean() == pytest.approx(-8, abs=0.7)
     noise = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     assert (noise.abs() > CH.REACH).float().mean() == pytest.approx(0.92, abs=0.005)
     goals, lots = CH.draw_goals(4_000, torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)  # fmt: skip
@@ -772,6 +816,30 @@ def test_what_the_text_says_of_sigma():
         assert CH.goal_seen(goals, std, lots).mean() == pytest.approx(seen, abs=0.7)
         still = CH.stacked(CH.fresh_params(std, 0.0), 400)
         assert CH.returns_of(CH.play(still, goals[:400], 20, lots)).mean() == pytest.approx(blind, abs=3)  # fmt: skip
+
+
+def test_what_the_text_says_of_the_length_of_a_step():
+    """Scaled advantages make it the same for near and far goals; so does the distance, and not its square unscaled."""
+    angles = torch.rand(3, 40, generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+    ways = torch.stack([angles.cos(), angles.sin()], -1)
+    goals = (torch.tensor([0.2, 0.4, 0.6])[:, None, None] * ways).flatten(0, 1)
+    params = CH.stacked(CH.written_by_hand(0.6, 0.04), 120)
+    batch = CH.play(params, goals, 20, torch.Generator().manual_seed(1))
+    for squared, scaled, ratio in ((0, 1, 1.02), (1, 1, 1.02), (0, 0, 1.0), (1, 0, 3.0)):
+        seen = batch._replace(rewards=-(batch.rewards**2)) if squared else batch
+        told = CH.advantages_of(seen, 0.99)
+        if not scaled:  # back to the returns' own scale
+            clock = torch.linspace(0, 1, 100).view(1, 100, 1, 1).expand(120, 100, 20, 1)
+            x = torch.cat([batch.obs, batch.obs**2, clock, clock**2, clock**3, clock**0], -1)
+            x = (x * batch.alive[..., None]).flatten(1, 2).double()
+            returns = CH.returns_to_go(seen.rewards, 0.99).flatten(1)[..., None].double()
+            x = x / x.pow(2).mean(1, keepdim=True).sqrt()
+            weights = torch.linalg.solve(x.mT @ x + 0.2 * torch.eye(8), x.mT @ returns)
+            told = told * (returns - x @ weights).std(1)
+        away = batch.actions + 0.6 * batch.obs
+        pull = (away.flatten(1, 2) * told[..., None]).sum(1) / batch.alive.sum((1, 2))[:, None]
+        length = (pull * ways.flatten(0, 1)).sum(1).view(3, 40).mean(1)
+        assert length[2] / length[0] == pytest.approx(ratio, abs=0.15), (squared, scaled)
 
 
 # The meta-gradient
@@ -980,6 +1048,48 @@ def test_the_meta_rate_falls_along_half_a_cosine(monkeypatch):
     assert parts[4:] == [1, 1, 1, 1]
 
 
+def test_the_best_learner_is_kept(monkeypatch):
+    """Validated at -9 before training, then at -5 and at -7."""
+    found, _ = iter((-9.0, -5.0, -7.0)), CH.validate
+    monkeypatch.setitem(CH.__dict__, "validate", lambda *rest: next(found))
+    first, last = CH.train_meta(CH.MetaConfig(**META, check_every=1), 1)
+    best, wanted = last.state()["best"], first.metrics["best, validated"]
+    assert best["return"] == wanted == -5 and best["step"] == 1
+    moved = last.state()["params"]["4.bias"]
+    assert not torch.equal(best["params"]["4.bias"], moved)
+
+
+def test_scores_and_choices_have_tasks_and_numbers_of_their_own(monkeypatch):
+    """A spy on judge: its goals and its generator; and what a choice makes of the scores before and after steps."""
+    asked, _ = [], CH.judge
+
+    def spy(params, rates, goals, steps, episodes, discount, generator=None):
+        asked.append((goals, generator.initial_seed(), steps))
+        return torch.tensor([-100.0, -4.0, -2.0, -1.0])[: steps + 1, None].expand(-1, len(goals))
+
+    monkeypatch.setitem(CH.__dict__, "judge", spy)
+    config = CH.MetaConfig(**META)
+    assert CH.validate({}, {}, config, 5, "cpu") == -3
+    chosen = CH.mean_returns({}, {}, 5, validating=True)
+    scores = CH.mean_returns({}, {}, 5, prefix="last")
+    assert chosen == {"after_0": -100, "after_1": -4, "after_2": -2, "after_3": -1}
+    assert list(scores) == ["last_0", "last_1", "last_2", "last_3"]
+    goals = CH.draw_goals(CH.CHOOSING, CH.generator_of(CH.VALIDATING, 5))
+    for (seen, seed, steps), trained in zip(asked[:2], (2, 3), strict=True):
+        assert torch.equal(seen, goals) and steps == trained
+        assert seed == CH.generator_of(CH.VALIDATING, 5).initial_seed()
+    assert torch.equal(asked[2][0], CH.spread_goals(10))
+    assert asked[2][1] == CH.generator_of(CH.JUDGING, 5).initial_seed()
+
+
+def test_the_length_of_an_inner_step_by_hand():
+    params = CH.fresh_params(0.1, 0.3)
+    bias = torch.tensor([[0.3, 0.4], [0.0, 0.0]])
+    adapted = CH.stacked(params, 2) | {"4.bias": params["4.bias"] + bias}
+    # Root of (0.09 + 0.16) / 4, in units of 0.1.
+    assert CH.step_length(params, adapted) == pytest.approx(2.5)
+
+
 def test_one_rate_for_all_but_the_deviation():
     params = CH.fresh_params(0.1)
     rates = CH.same_rate(params, 0.3, 0.1)
@@ -1084,8 +1194,13 @@ def test_every_measurement_of_particles_once_small(monkeypatch):
     floors = CH.measure_meta_floors(None, 1).metrics
     assert {f"{who}_{step}" for who in ("new", "hand") for step in range(4)} <= floors.keys()
     assert floors["hand_gain"] == 0.3 and floors["hand_std"] in CH.STDS and floors["hand_rate"] == 0.03  # fmt: skip
-    assert floors["new_rate"] in (0.01, 0.03) and floors["new_second"] in CH.SHORTER
+    assert floors["new_std"] in (0.003, 0.01, 0.03) and floors["new_rate"] in (0.0001, 0.01, 0.03)
+    assert floors["new_second"] in CH.SHORTER
     assert floors["fitted_goal"] == pytest.approx(floors["oracle"], abs=1e-3)
+    # All four goals are 0.354 away: the best length is that, and nothing is lost.
+    known = CH.measure_direction(None, 1).metrics
+    assert known["length"] == pytest.approx(0.354, abs=0.03)
+    assert -4 < known["direction"] < floors["oracle"]
 
 
 def test_joint_takes_the_last_policy(monkeypatch):

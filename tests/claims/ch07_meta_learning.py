@@ -76,12 +76,22 @@ def waves_in_short() -> list[float]:
 
 
 def upright() -> list[float]:
-    """In the middle of the frame: rules, and prototypes, which stay below the best rule."""
+    """In the middle of the frame: rules, and prototypes, below the best rule and, in each split, below no training."""
     rules = 100 * results.metric("R2", "upright_rules", "shifted_image")
     trained = 100 * results.metric("R2", "upright_prototypes", "best")
     means = 100 * results.metric("R2", "digits_upright", "nearest_mean")
-    assert (trained < np.minimum(rules, means)).all()
-    return [means.mean(), rules.mean(), trained.mean()]
+    untrained = 100 * results.metric("R2", "upright_rules", "untrained")
+    assert (trained < np.minimum(rules, means)).all() and (trained < untrained).all()
+    return [means.mean(), rules.mean(), trained.mean(), untrained.mean()]
+
+
+def room() -> None:
+    """With two pixels of room: above the mean and the nearest image, not above shifted images."""
+    learners = [_digits(name) for name in CHAPTER.DIGIT_CONFIGS]
+    for rule in ("nearest_mean", "nearest_image"):
+        assert (_digits("prototypes") > _digits("floors", rule)).all()
+    shifted = _digits("rules", "shifted_image")
+    assert all(learner.mean() < shifted.mean() for learner in learners)
 
 
 def held_out_digits() -> list[float]:
@@ -94,6 +104,9 @@ def held_out_digits() -> list[float]:
         assert (found[name] > found["scratch"]).all()
         assert _interval(found[name] - found["scratch"])[0] > 0
         assert _interval(found[name] - pixels)[0] > 0
+    low, high = _interval(found["first_order"] - pixels)
+    assert low < 0 < high
+    assert (found["joint"] > found["scratch"]).all() and _interval(found["joint"] - pixels)[0] > 0
     for name in ("maml", "reptile"):
         assert found[name].mean() < found["joint"].mean() and _alike(found[name], found["joint"])
     assert (found["prototypes"] > found["joint"]).sum() == 3
@@ -109,6 +122,7 @@ def digit_rules() -> list[float]:
     assert _alike(shifted, _digits("prototypes")) and _alike(shifted, _digits("proto_maml"))
     assert (centred > np.max(learners, 0)).all()
     assert (_digits("prototypes") > untrained + 20).all()
+    upright()
     return [shifted.mean(), centred.mean(), untrained.mean()]
 
 
@@ -118,7 +132,8 @@ def one_view() -> list[float]:
     for metric in ("seen_best", "best"):
         scratch = _digits("scratch", metric)
         gains += [_digits(name, metric) - scratch for name in ("one_view", "maml")]
-    assert (gains[0] > gains[1] + 5).all() and _alike(gains[2], gains[3])
+    assert (gains[0] > gains[1] + 5).all() and _interval(gains[0] - gains[1])[0] > 0
+    assert _alike(gains[2], gains[3])
     return [gain.mean() for gain in gains]
 
 
@@ -147,11 +162,13 @@ def second_step() -> list[float]:
     two = [_particles("meta", f"after_{step}") for step in (1, 2)]
     assert (parts[0] < one).all() and all((part > one).all() for part in parts[1:])
     assert (two[1] > np.max(parts, 0)).all()
-    return [one.mean(), *(part.mean() for part in parts), *(found.mean() for found in two)]
+    last = [_particles("one_step", f"last_{step}") for step in (1, 2)]
+    assert last[1].mean() < last[0].mean()
+    return [values.mean() for values in (one, *parts, *last, *two)]
 
 
 def adapted() -> list[float]:
-    """Meta-SGD and the policy written by hand are alike after one step, ours ahead after two; a new policy far below."""
+    """Meta-SGD and the policy written by hand are alike after one step, that one ahead after two; a new one far below."""
     found = []
     for who, prefix in (("meta", "after"), ("floors", "hand"), ("floors", "new")):
         found += [_particles(who, f"{prefix}_{step}") for step in (1, 2)]
@@ -162,32 +179,98 @@ def adapted() -> list[float]:
     return [*(values.mean() for values in found), *fitted()]
 
 
+def direction() -> list[float]:
+    """The exact direction and the best of lengths: nobody with a single step is above it on average."""
+    known = _particles("direction", "direction")
+    after = [("floors", "hand"), ("floors", "new"), ("joint", "after"), ("meta", "after")]
+    after += [(name, "after") for name in ("first_order", "one_step", "source_start", *FIXED)]
+    ours = {run: _particles(run, f"{who}_1") for run, who in after}
+    assert all(values.mean() < known.mean() for values in ours.values())
+    for name in ("meta", "first_order", "one_step", "floors"):
+        found = _particles("floors", "hand_1") if name == "floors" else ours[name]
+        assert -12.5 < found.mean() < -11.5  # near -12
+        assert (found < known).all()
+    assert np.median(_particles("direction", "length").round(2)) == 0.4
+    return [known.mean()]
+
+
 def orders() -> list[float]:
-    """First order is as good as second."""
+    """First order is no worse than second: after two steps ahead on every seed, and so are the last learners; sooner."""
     found = [_particles("first_order", f"after_{step}") for step in (1, 2)]
     for step in (1, 2):
         assert _alike(found[step - 1], _particles("meta", f"after_{step}"))
-    return [values.mean() for values in found]
+    kept, last = (
+        _particles("first_order", f"{who}_2") - _particles("meta", f"{who}_2")
+        for who in ("after", "last")
+    )
+    assert kept.min() > 0 and last.min() > 0
+    ahead = [kept.min(), kept.max(), last.min(), last.max()]
+    seconds = [_particles(name, "seconds").mean() for name in ("first_order", "meta")]
+    return [*(values.mean() for values in found), *ahead, *seconds]
 
 
 def adapted_in_short() -> list[float]:
-    return [*adapted()[:2], *fitted()]
+    """The written policy is ahead after two steps, which ``adapted`` asserts."""
+    found = adapted()
+    return [*found[:2], found[3], *fitted()]
+
+
+FIXED = ("fixed_0.03", "fixed_0.01", "fixed_0.003")
 
 
 def one_rate() -> list[float]:
-    """MAML with one rate that stays, each with the best part of it for the second step; and one policy for all tasks."""
-    runs = {f"fixed_{rate}": "shorter" for rate in ("0.003", "0.01", "0.03")} | {"joint": "after"}
-    found = [_particles(run, f"{who}_{step}") for run, who in runs.items() for step in (1, 2)]
-    return [values.mean() for values in found]
+    """MAML with one rate that stays, the second step at half of it; Meta-SGD ahead on each seed, beyond the interval."""
+    found, ahead = [], []
+    for run in FIXED:
+        assert (_particles(run, "second") == 0.5).all()
+        for step in (1, 2):
+            found.append(_particles(run, f"shorter_{step}"))
+            difference = _particles("meta", f"after_{step}") - found[-1]
+            assert (difference > 0).all() and _interval(difference)[0] > 0
+            if run == FIXED[0]:
+                ahead += [difference.mean(), *_interval(difference)]
+    assert max(values.mean() for values in found[::2]) == found[0].mean()
+    assert max(values.mean() for values in found[1::2]) == found[1].mean()
+    found += [_particles("joint", f"after_{step}") for step in (1, 2)]
+    return [0.5, *(values.mean() for values in found), *ahead]
+
+
+def _tens(name: str) -> np.ndarray:
+    """Means of ten iterations' return after one step, [seeds, windows]; the first one ends with iteration 10."""
+    curves = results.curves("R4", name, "after")
+    return np.stack([np.convolve(curve, np.full(10, 0.1), "valid") for curve in curves])
 
 
 def published() -> list[float]:
-    """The last twenty iterations' return after a step, for each of the settings shown."""
+    """The last twenty iterations' return after a step for each of the settings shown; who falls apart, and when."""
     last = {name: results.curves("R4", name, "after")[:, -20:].mean(1) for name in CHAPTER.SETTINGS}
     assert last["meta"].min() > CHAPTER.STANDING_STILL + 20
-    return [values.mean() for name, values in last.items() if name != "meta"]
+    # As printed: never more than a little above standing still, and never apart.
+    assert _tens("published").max() < CHAPTER.STANDING_STILL + 3 and last["published"].min() > -45
+    tens = _tens("published_rates")
+    best = tens.max(1)
+    falls = [10 + next(i for i in range(tens.shape[1]) if row[i] < -60) for row in tens]
+    assert all(at > 10 + row.argmax() for at, row in zip(falls, tens, strict=True))
+    assert last["published_rates"].max() < -200 and best.min() > -19
+    assert last["published_slow"].min() > -17 and _tens("published_slow")[:, 10:].min() > -60
+    small = np.sort(last["published_small"])
+    assert small[-2] < -500 and round(small[-1]) == -40
+    assert _tens("published_small")[last["published_small"].argmax()].min() < -60  # it fell, too
+    assert last["source_start"].min() > -14
+    found = [
+        CHAPTER.STANDING_STILL,
+        *(last[name].mean() for name in CHAPTER.SETTINGS if name != "meta"),
+    ]
+    source = [_particles("source_start", f"after_{step}").mean() for step in (1, 2)]
+    return [*found, best.max(), best.min(), min(falls), max(falls), small[-1], *source]
 
 
 def overshoot() -> list[float]:
-    """How far the inner step moves the mean after 25 iterations of the published settings with learned rates."""
-    return [25, results.curves("R4", "published_rates", "inner step")[:, 24].mean()]
+    """How far the inner step moves the mean with learned rates: at the published meta rate, and at a smaller one."""
+    fast, slow = (
+        results.curves("R4", f"published_{name}", "inner step") for name in ("rates", "slow")
+    )
+    early, end = fast[:, 24].mean(), slow[:, -20:].mean()
+    assert end > early > 10 * slow[:, 24].mean()
+    assert _tens("published_slow")[:, 10:].min() > -60  # none falls apart
+    return [25, early, end]
