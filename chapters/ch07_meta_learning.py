@@ -13,7 +13,7 @@
 # ---
 
 # %% [markdown]
-# # 07 · Meta-learning: from many tasks, to learn the next one in a step
+# # 07 · Meta-learning: from many tasks, to learn the next one in a few steps
 #
 # <!-- card: A network that fits a sine from five points, and a policy that finds an unseen goal after two steps of gradient. -->
 #
