@@ -1880,6 +1880,7 @@ for axes, (name, label) in zip(panels.flat, SETTINGS.items(), strict=True):
     plots.bands(axes, range(1, stored.shape[1] + 1), stored, label, linewidth=1.5)
     axes.axhline(STANDING_STILL, linestyle=":", color=plots.INK)
     axes.set_title(label, fontsize=10)
+    axes.set_ylim(-420, 0)
 figure.supxlabel("iteration", fontsize=10)
 figure.supylabel("return after one step", fontsize=10)
 plt.show()
