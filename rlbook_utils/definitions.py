@@ -14,6 +14,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
 PACKAGE = __package__
+LOADED = "rlbook_chapter_"  # how the modules of loaded chapters begin
 # What these modules do shows, stores or carries what a measurement found; it does not decide it.
 BESIDE = {
     "checkpoint", "config", "definitions", "numbers", "plots", "results", "run", "video", "widgets", "workers"
@@ -61,7 +62,7 @@ class Chapter(ModuleType):
 
     def __init__(self, path: Path) -> None:
         source = Source(path.read_text(encoding="utf8"), str(path))
-        super().__init__(f"rlbook_chapter_{path.stem}", source.docstring)
+        super().__init__(LOADED + path.stem, source.docstring)
         self.__file__ = str(path)
         self.__dict__["_source"], self.__dict__["_ran"] = source, set()
         for i, statement in enumerate(source.statements):
@@ -117,17 +118,19 @@ def fingerprint(function: Callable, config: object = None, root: Path = ROOT) ->
     book's folder, which may be another version of it. Raises LookupError where a definition is not there.
     """
     function = getattr(function, "func", function)
-    chapter = f"chapters/{Path(function.__code__.co_filename).name}"
-    names = [function.__name__, *([type(config).__name__] if config is not None else [])]
-    return fingerprint_of(chapter, names, lambda path: (root / path).read_text(encoding="utf8"))
+    wanted = [(f"chapters/{Path(function.__code__.co_filename).name}", function.__name__)]
+    if config is not None:  # its class may be another chapter's
+        kind = type(config)
+        wanted.append((f"chapters/{kind.__module__.removeprefix(LOADED)}.py", kind.__name__))
+    return fingerprint_of(wanted, lambda path: (root / path).read_text(encoding="utf8"))
 
 
-def fingerprint_of(chapter: str, names: list[str], read: Callable[[str], str]) -> str:
-    """``fingerprint`` for definitions by ``names``; ``read`` gives the text of one of the book's files."""
+def fingerprint_of(wanted: list[tuple[str, str]], read: Callable[[str], str]) -> str:
+    """``fingerprint`` for definitions by file and name; ``read`` gives the text of one of the book's files."""
     sources: dict[str, Source] = {}
     seen: set[tuple[str, int]] = set()
     asked: set[tuple[str, str]] = set()
-    todo = [(chapter, name) for name in names]
+    todo = list(wanted)
     while todo:
         path, name = todo.pop()
         if (path, name) in asked:

@@ -83,7 +83,7 @@ load_chapter("ch01_evolution").evolve, load_chapter("ch00_foundations").train_dq
 
 def test_a_fingerprint_follows_what_is_reached_and_nothing_else():
     def of(text):
-        return fingerprint_of("chapters/ch99_x.py", ["root"], lambda path: text)
+        return fingerprint_of([("chapters/ch99_x.py", "root")], lambda path: text)
 
     assert of(TOY) == of(TOY.replace("limit", "bound").replace("value = 1", "value = 2"))
     assert of(TOY) == of(TOY.replace("    return math", "    # why\n\n    return math"))
@@ -112,7 +112,7 @@ def measure(config, seed):
             path: text.replace(*changes.get(path.split("/")[1][:4], ("", "")))
             for path, text in files.items()
         }
-        return fingerprint_of("chapters/ch99_x.py", ["measure"], changed.__getitem__)
+        return fingerprint_of([("chapters/ch99_x.py", "measure")], changed.__getitem__)
 
     assert of() != of(ch98=("return x\ndef", "return -x\ndef"))
     assert of() != of(roll=("kind = 1", "kind = 2"))
@@ -127,3 +127,9 @@ def test_fingerprints_of_the_book_stand_still():
     assert (
         first == fingerprint(chapter.measure_strings, chapter.StringConfig()) and len(first) == 16
     )
+
+
+def test_a_config_may_be_another_chapters():
+    borrowed, lent = load_chapter("ch07c_imagination"), load_chapter("ch07b_minipacman")
+    config = lent.PacmanConfig()
+    assert fingerprint(borrowed.measure_wide, config) != fingerprint(borrowed.measure_wide)
