@@ -295,12 +295,18 @@ def test_views_are_the_eight_of_a_square():
     torch.testing.assert_close(views[4], image.flip(2))
 
 
-def test_scores_validation_and_training_share_no_tasks():
-    config = CH.FewConfig()
+def test_scores_validation_and_training_share_no_tasks(monkeypatch):
+    config, trained = CH.FewConfig(**SMALL), []
+    own = CH.draw_waves
     made = [
         CH.draw_tasks(config, 50, "judging", CH.generator_of(use, 1)).support.x.flatten()
         for use in (CH.VALIDATING, CH.JUDGING, CH.SHOWING)
     ]
+    spy = lambda *rest: trained.append(own(*rest)) or trained[-1]
+    monkeypatch.setitem(CH.__dict__, "draw_waves", spy)
+    list(CH.train_few(config, 1))
+    assert len(trained) == config.iterations
+    made.append(torch.cat([CH.pooled(tasks).x.flatten() for tasks in trained]))
     for one, other in itertools.combinations(made, 2):
         assert not torch.isin(one, other).any()
 
@@ -603,6 +609,15 @@ def test_every_measurement_once_small(world, method, monkeypatch):
     config = CH.FewConfig(world=world, method=method, steps=2, rate=0.05, **SMALL)
     found = CH.measure_few(config, 3)
     assert len(found.curves["best_by_step"]) == 3
+    for who in ("one_step", "best", *(("seen_one_step", "seen_best") * (world == "digits"))):
+        steps = found.metrics[f"{who.removeprefix('seen_')}_steps"]
+        assert found.metrics[who] == found.curves[f"{who}_by_step"][int(steps)], who
+    assert len(found.curves["loss"]) == (method != "none")
+    if method == "none":
+        torch.manual_seed(CH.spread((CH.TRAINING, 3), 1)[0])
+        new = CH.few_net(replace(config, split=2 * (world == "digits")))
+        for name, value in new.named_parameters():
+            assert torch.equal(found.state["params"][name], value)
     assert ("seen_best" in found.metrics) == (world == "digits")
     assert ("features" in found.metrics) == (world == "digits" and method == "joint")
     assert found.metrics["one_step_steps"] == 1
@@ -652,6 +667,49 @@ def test_rates_steps_and_lengths_are_chosen_on_validation_tasks(world, monkeypat
         uses = ["validating" if torch.equal(x, drawn["validating"]) else "judging" for x in asked]
         assert uses == 2 * (len(CH.LENGTHS) * ["validating"] + ["judging"])
         assert all(torch.equal(x, drawn[use]) for x, use in zip(asked, uses, strict=True))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_score_is_made_on_the_tasks_that_it_names(world, monkeypatch):
+    """Spies on the use that tasks are drawn for, and on the tasks that networks and rules are scored on."""
+    for name, value in (("CHOOSING_TASKS", 3), ("JUDGED_TASKS", 3), ("MOST_STEPS", 1), ("FEW_RATES", (0.01,))):  # fmt: skip
+        getattr(CH, name)
+        monkeypatch.setitem(CH.__dict__, name, value)
+    digits = world == "digits"
+    config = CH.FewConfig(world=world, method="none", **SMALL)
+    drawn, own = [], CH.draw_tasks
+
+    def spy(config, count, use, *rest, **named):
+        drawn.append((use, config.split, own(config, count, use, *rest, **named)))
+        return drawn[-1][2]
+
+    monkeypatch.setitem(CH.__dict__, "draw_tasks", spy)
+    uses = lambda: [(use, split) for use, split, _ in drawn]
+    split = 2 * digits  # of seed 3
+    found = CH.measure_few(config, 3)
+    assert uses() == [(use, split) for use in ("validating", "judging", *["known"] * digits)]
+    net = CH.few_net(config)
+    scores = lambda tasks: CH.scores_by_step(net, found.state["params"], 0.01, tasks, 1).mean(1)
+    for prefix, (*_, tasks) in zip(("", "seen_"), drawn[1:], strict=False):
+        assert found.curves[f"{prefix}best_by_step"] == scores(tasks).tolist()
+    drawn.clear()
+    floors = CH.measure_few_floors(config, 3).metrics
+    assert uses() == [("judging", split)]
+    if digits:
+        assert floors["nearest_mean"] == CH.nearest_mean(drawn[0][2]).mean().item()
+    drawn.clear()
+    CH.measure_few_rules(config, 3)
+    assert uses() == [(use, split) for use in ("judging", *["validating"] * (not digits))]
+
+
+def test_reptile_needs_an_example_for_each_step():
+    few = dict(method="reptile", shots=1, queries=2)
+    assert CH.FewConfig(**few, steps=3).steps == 3
+    assert CH.FewConfig(**few, steps=9, world="digits").steps == 9
+    for wrong in (dict(steps=4), dict(steps=0), dict(steps=10, world="digits")):
+        with pytest.raises(ValueError, match="Reptile has new examples in each step"):
+            CH.FewConfig(**few, **wrong)
+    assert CH.FewConfig(shots=1, queries=1, steps=20).steps == 20  # the others repeat theirs
 
 
 def test_the_meta_rate_of_a_few_examples_falls_to_nothing(monkeypatch):
@@ -1080,6 +1138,57 @@ def test_scores_and_choices_have_tasks_and_numbers_of_their_own(monkeypatch):
         assert seed == CH.generator_of(CH.VALIDATING, 5).initial_seed()
     assert torch.equal(asked[2][0], CH.spread_goals(10))
     assert asked[2][1] == CH.generator_of(CH.JUDGING, 5).initial_seed()
+
+
+def test_judging_takes_each_steps_own_rates_and_episodes():
+    """Against a loop over tasks with autograd, on the same random numbers."""
+    torch.manual_seed(3)
+    params, goals = CH.fresh_params(0.1, 0.3), CH.draw_goals(3)
+    rates = {name: 0.02 * torch.rand(2, *value.shape) for name, value in params.items()}
+    found = CH.judge(params, rates, goals, 3, 4, 0.9, torch.Generator().manual_seed(5))
+    lots, each = torch.Generator().manual_seed(5), [leaves(params) for _ in goals]
+    for step in range(4):
+        now = {name: torch.stack([own[name].detach() for own in each]) for name in params}
+        batch = CH.play(now, goals, 4, lots)
+        wanted = torch.stack([reward.sum() / 4 for reward in batch.rewards])
+        torch.testing.assert_close(found[step], wanted, atol=2e-3, rtol=1e-4)
+        rows = CH.rows_of(batch, 0.9)
+        for task, own in enumerate(each):
+            loss = CH.surrogate(own, CH.Rows(*(part[task] for part in rows)))
+            slopes = dict(zip(own, torch.autograd.grad(loss, list(own.values())), strict=True))
+            each[task] = leaves(
+                {n: v.detach() - rates[n][min(step, 1)] * slopes[n] for n, v in own.items()}
+            )
+
+
+def test_the_best_and_the_last_are_scored_and_a_second_step_at_parts(monkeypatch):
+    """Trained for one step; a spy on the scores. The start stays the best, so that the last is another."""
+    asked, _ = [], (CH.mean_returns, CH.validate)
+
+    def spy(params, rates, seed, validating=False, prefix="after"):
+        assert seed == 1 and not validating
+        asked.append((params, rates))
+        return {f"{prefix}_{step}": 10.0 * len(asked) + step for step in range(4)}
+
+    monkeypatch.setitem(CH.__dict__, "mean_returns", spy)
+    monkeypatch.setitem(CH.__dict__, "validate", lambda *rest: 0.0)
+    config = CH.MetaConfig(**META, steps=1)
+    found = CH.measure_meta(config, 1)
+    *_, progress = CH.train_meta(config, 1)
+    last = progress.state()
+    best = last["best"]
+    assert len(asked) == 5 and not torch.equal(best["params"]["4.bias"], last["params"]["4.bias"])
+    for (params, rates), wanted in zip(asked, (best, last), strict=False):
+        for name in params:
+            assert torch.equal(params[name], wanted["params"][name])
+            assert torch.equal(rates[name], wanted["rates"][name])
+    assert found.metrics["after_2"] == 12 and found.metrics["last_2"] == 22
+    for number, part in enumerate((1.0, 0.5, 0.25)):
+        params, rates = asked[2 + number]
+        assert found.metrics[f"second_{part:g}"] == 10 * (3 + number) + 2
+        for name, (first, second) in rates.items():
+            assert torch.equal(params[name], best["params"][name])
+            assert torch.equal(first, best["rates"][name][0]) and torch.equal(second, part * first)
 
 
 def test_the_length_of_an_inner_step_by_hand():

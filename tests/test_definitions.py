@@ -127,9 +127,3 @@ def test_fingerprints_of_the_book_stand_still():
     assert (
         first == fingerprint(chapter.measure_strings, chapter.StringConfig()) and len(first) == 16
     )
-
-
-def test_a_config_may_be_another_chapters():
-    borrowed, lent = load_chapter("ch07c_imagination"), load_chapter("ch07b_minipacman")
-    config = lent.PacmanConfig()
-    assert fingerprint(borrowed.measure_wide, config) != fingerprint(borrowed.measure_wide)

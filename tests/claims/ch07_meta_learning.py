@@ -164,6 +164,7 @@ def second_step() -> list[float]:
     assert (two[1] > np.max(parts, 0)).all()
     last = [_particles("one_step", f"last_{step}") for step in (1, 2)]
     assert last[1].mean() < last[0].mean()
+    assert (last[1] > last[0]).sum() == 2 and (last[1] < last[0]).sum() == 3
     return [values.mean() for values in (one, *parts, *last, *two)]
 
 
@@ -177,6 +178,21 @@ def adapted() -> list[float]:
     for step in range(2):
         assert (found[4 + step] < np.minimum(found[step], found[2 + step]) - 5).all()
     return [*(values.mean() for values in found), *fitted()]
+
+
+def grid_ends() -> list[float]:
+    """How many settings the searches tried, and on how many seeds their choice was the end of a list."""
+    by_hand = {what: _particles("floors", f"hand_{what}") for what in ("gain", "rate")}
+    largest = (by_hand["gain"] == max(CHAPTER.GAINS)) & (by_hand["rate"] == max(CHAPTER.BIAS_RATES))
+    assert largest.sum() == 2 and by_hand["gain"][~largest].max() < max(CHAPTER.GAINS)
+    assert by_hand["rate"][~largest].max() < max(CHAPTER.BIAS_RATES)
+    new = {what: _particles("floors", f"new_{what}") for what in ("std", "rate")}
+    assert ((new["std"] == 0.003) & (new["rate"] == 0.0001)).sum() == 4
+    tried = len(CHAPTER.GAINS) * len(CHAPTER.STDS) * len(CHAPTER.BIAS_RATES)
+    return [
+        tried + 8 * len(CHAPTER.BIAS_PARTS),
+        3 * len((0.0001, *CHAPTER.RATES[:4])) + 8 * len(CHAPTER.SHORTER),
+    ]
 
 
 def direction() -> list[float]:
@@ -245,8 +261,11 @@ def published() -> list[float]:
     """The last twenty iterations' return after a step for each of the settings shown; who falls apart, and when."""
     last = {name: results.curves("R4", name, "after")[:, -20:].mean(1) for name in CHAPTER.SETTINGS}
     assert last["meta"].min() > CHAPTER.STANDING_STILL + 20
-    # As printed: never more than a little above standing still, and never apart.
+    # As printed: never more than a little above standing still, and never apart; the step hardly helps.
     assert _tens("published").max() < CHAPTER.STANDING_STILL + 3 and last["published"].min() > -45
+    after, before = (results.curves("R4", "published", name) for name in ("after", "before"))
+    added = (after - before)[:, -20:].mean(1)
+    assert after[:, 0].max() < -90 and np.abs(added).max() < 0.5
     tens = _tens("published_rates")
     best = tens.max(1)
     falls = [10 + next(i for i in range(tens.shape[1]) if row[i] < -60) for row in tens]
@@ -262,7 +281,8 @@ def published() -> list[float]:
         *(last[name].mean() for name in CHAPTER.SETTINGS if name != "meta"),
     ]
     source = [_particles("source_start", f"after_{step}").mean() for step in (1, 2)]
-    return [*found, best.max(), best.min(), min(falls), max(falls), small[-1], *source]
+    printed = [after[:, 0].mean(), added.mean()]
+    return [*printed, *found, best.max(), best.min(), min(falls), max(falls), small[-1], *source]
 
 
 def overshoot() -> list[float]:
