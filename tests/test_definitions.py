@@ -127,3 +127,11 @@ def test_fingerprints_of_the_book_stand_still():
     assert (
         first == fingerprint(chapter.measure_strings, chapter.StringConfig()) and len(first) == 16
     )
+
+
+def test_a_config_may_be_another_chapters():
+    measure, config = (
+        load_chapter("ch07b_minipacman").measure_speed,
+        load_chapter("ch01_evolution").StringConfig,
+    )
+    assert fingerprint(measure, config()) != fingerprint(measure)
