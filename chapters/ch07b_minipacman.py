@@ -591,9 +591,10 @@ def playable(game: Game) -> widgets.Widget:
 
     mode.observe(change, "value")
     keys.observe(game.typed, "value")
-    box = widgets.VBox([mode, game.image, game.score, widgets.HBox(buttons), keys])
-    box.add_class("rlbook-live")
-    return box
+    controls = widgets.VBox([widgets.HBox(buttons), keys])
+    for live in (mode, controls):  # the static book keeps the picture
+        live.add_class("rlbook-live")
+    return widgets.VBox([mode, game.image, game.score, controls])
 
 
 # %% tags=["R6"]
@@ -1386,7 +1387,8 @@ images, total = film(player_of(agent_of(pacman_run.state)), "regular", by_budget
 show_clip(
     images,
     fps=8,
-    caption=f"The agent after its training: return {total:.0f} in {len(images) - 1} steps.",
+    caption=f"One episode after its training: return {total:.0f} in {len(images) - 1} steps. "
+    f"The last hundred of its training brought {pacman_run['return'][-1]:.0f} on average.",
 )
 
 # %% [markdown]

@@ -498,7 +498,10 @@ def test_held_actions_last_as_long_as_they_should():
 
 def test_game_takes_buttons_and_keys_and_starts_again():
     game = ch.Game("avoid", seed=2)
-    mode, image, score, buttons, keys = ch.playable(game).children
+    mode, image, score, controls = ch.playable(game).children
+    buttons, keys = controls.children
+    hidden = [box for box in (mode, image, score, controls) if "rlbook-live" in box._dom_classes]
+    assert hidden == [mode, controls]  # the static book shows the picture and the score
     game.world.ghosts[:] = 0
     before = image.value
     labels = {button.description: button for button in buttons.children}
