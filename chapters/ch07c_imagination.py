@@ -1,0 +1,1099 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07c · Imagination: a model of the maze, and an agent that asks it
+#
+# <!-- card: A network learns in under a minute what each step in the maze would bring. Then an agent asks it before it acts. -->
+#
+# **What you will build.** A model that is shown a frame of [MiniPacman](ch07b_minipacman.ipynb) and an action and says
+# what comes next; ways to tell how good it is that copying the frame does not win; and an imagination-augmented agent
+# (I2A), which looks at what the model says of each of its five actions before it takes one. Then the question that
+# such agents seldom have to answer: is it the imagination that helps?
+#
+# | | |
+# |---|---|
+# | **You need** | [Chapter 07b](ch07b_minipacman.ipynb) for the maze, its rules and the actor–critic. |
+# | **Time** | @@ for all cells on two cores. |
+# | **Memory** | About @@ GB. No GPU. |
+# | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
+#
+# The chapter accompanies chapter 14 of [Lanham (2020)](../book/bibliography.md#lanham2020) (its last part, on
+# imagination) and chapter 17 of [Lapan (2018)](../book/bibliography.md#lapan2018) (the agent).
+
+# %% tags=["remove-stderr"]
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
+from rlbook_utils.config import budget, by_budget, check_config, choice, knob
+from rlbook_utils.definitions import load_chapter
+from rlbook_utils.results import Measured, Measurement, Metric
+from rlbook_utils.rollout import spread
+from rlbook_utils.run import Progress, watch
+from rlbook_utils.widgets import image_slider, scrubber, show
+
+plots.use_style()
+MAZES = load_chapter("ch07b_minipacman")
+OPTIMISATION = load_chapter("ch06_policy_optimisation")
+
+# %% tags=["remove-stderr"]
+print(
+    f"budget {budget()} · {results.cores()} cores · torch {torch.__version__} · numpy {np.__version__}"
+)
+
+# %% [markdown]
+# ## What would happen if?
+#
+# An actor–critic learns from what it did. It cannot know what it did not do: to find out that a pill lies two steps
+# to the left, it has to go there, often enough. But most of what a step does in this maze is the same everywhere.
+# Who knows that can tell the outcome of a step before taking it. Below is a frame, and what each of the five
+# actions would make of it (the true world, copied five times).
+
+# %% tags=["R8"]
+world = MAZES.MiniPacman(MAZES.MODES["regular"], 1, np.random.default_rng(1))
+for action in (MAZES.LEFT, MAZES.LEFT, MAZES.UP, MAZES.UP):
+    world.step(np.array([action]))
+before = world.frames()
+world.restore(world.state(), np.zeros(5, int))
+step = world.step(np.arange(5))
+titles = [f"{name}: {r:+.0f}" for name, r in zip(MAZES.ACTION_NAMES, step.rewards, strict=True)]
+MAZES.filmstrip(np.concatenate([before, world.frames()]), ["now", *titles])
+
+# %% [markdown]
+# *A frame, and the next one after each action, with its reward.*
+#
+# No agent has five copies of the world. It has a memory of steps, and can learn a **model** from it:
+#
+# $$
+# \hat p(s', r \mid s, a) = \hat p(r \mid s, a) \prod_{x} \hat p(s'_x \mid s, a) ,
+# $$
+#
+# where $s'_x$ is what cell $x$ shows in the next frame: one of seven kinds. The product says that the model takes
+# cells to be independent, given the frame and the action. That is true of food, walls and Pacman, whose next places
+# are certain. For a ghost it is false: it is either here or there. Keep that in mind until we look at ghosts.
+#
+# ### A memory to learn from
+#
+# Whose steps? The sources take those of a half-trained actor–critic. We take a player that knows nothing, so that
+# nothing which the model knows has been put in by hand: an even choice among the actions, held for three steps on
+# average, in a thousand worlds for two hundred steps each.
+
+
+# %%
+class Transitions(NamedTuple):
+    """M steps, those of one moment side by side. frames, after: [M, 15, 19] (uint8); all others [M].
+
+    after: the frame that the step led to, before any reset. fresh: it shows a new level; over: the episode ended.
+    """
+
+    frames: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    after: torch.Tensor
+    fresh: torch.Tensor
+    over: torch.Tensor
+
+
+def transitions(
+    player: MAZES.Player, mode: str, worlds: int, steps: int, rng: np.random.Generator
+) -> Transitions:
+    """What a player sees and does in ``worlds`` worlds: [steps · worlds]."""
+    world, found = MAZES.MiniPacman(MAZES.MODES[mode], worlds, rng), []
+    for _ in range(steps):
+        frames = world.frames()
+        actions = player(frames, rng)
+        step = world.step(actions)
+        over = step.terminated | step.truncated
+        found.append((frames, actions, step.rewards, world.frames(), step.cleared, over))
+        world.reset(over)
+    return Transitions(
+        *(torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
+    )
+
+
+# %% [markdown]
+# Two details. The frame after a death is what it was before the reset: a ghost where Pacman was, which can be
+# learned. The frame after a cleared level is a new maze that nobody could foresee; `fresh` marks it, and the model is
+# not asked for it.
+#
+# What did the player earn in two of the games?
+
+# %%
+looked = {
+    mode: transitions(MAZES.held(3), mode, by_budget(32, 1_024), 200, np.random.default_rng(0))
+    for mode in ("regular", "hunt")
+}
+for mode, memory in looked.items():
+    kinds, counts = torch.unique(memory.rewards, return_counts=True)
+    shares = [f"{r:+.0f}: {n:,}" for r, n in zip(kinds.tolist(), counts.tolist(), strict=True)]
+    print(f"{mode:8} {len(memory.actions):,} steps, by reward   {'   '.join(shares)}")
+
+# %% [markdown]
+# What matters most is rare. A ghost was eaten a handful of times among two hundred thousand steps. A model that
+# never foresees it is right in all other cases, and useless for hunting. So rare rewards (less than one step in two hundred each) are drawn once more for each batch, a
+# fifth of its size, and count in the loss of the rewards only. That biases what the model says of them: where the
+# outcome is a coin toss it will call the rare side too often. Frames stay unbiased.
+#
+# ### What a step may bring
+#
+# One step may bring several rewards at once. The published programs list the single ones, and stop with a `KeyError`
+# when a sum of two comes up. Ours computes all sums of the rules.
+
+
+# %%
+def prizes(rules: MAZES.Rules) -> torch.Tensor:
+    """Every reward that a step of a mode can bring, and some that it cannot; with up to two ghosts eaten: [R]."""
+    pays = np.array([rules.food, rules.pill, rules.ghost, rules.caught])
+    sums = {round(float(rules.step + pays @ counts), 1) for counts in np.ndindex(2, 2, 3, 2)}
+    return torch.tensor(sorted(sums), dtype=torch.float32)
+
+
+def classes(rewards: torch.Tensor, prizes: torch.Tensor) -> torch.Tensor:
+    """Which prize each reward [B] is, or is nearest to: [B]."""
+    return (rewards[:, None] - prizes).abs().argmin(1)
+
+
+# %% [markdown]
+# ### The network
+#
+# Nearly everything is local: what a cell shows next depends on the cells around it. Two layers of 3 × 3 convolutions
+# see two cells far, as far as Pacman and a ghost can approach each other in one step. One thing is not local: a pill
+# turns all ghosts yellow, wherever they are. For it the paper has a block called *pool and inject*: the largest value
+# of each channel anywhere is told to every cell. We keep the idea and make everything else small, since this network
+# will be asked eighty times for each sixteen steps of the agent. Three economies:
+#
+# - The action enters as a bias of the first layer. (A plane of ones for it, as in the paper, is the same but for the border.) So
+#   the convolution of a frame is computed once and not for each of five actions.
+# - The last layer says how the next frame *differs*: at the start the network copies.
+# - The reward is read off the 5 × 5 cells around Pacman, as they are and as the model says they will be, for nothing farther
+#   away can bring any.
+
+# %%
+REACH = 2  # cells in each direction that can matter for the next reward
+
+
+def near_cells() -> torch.Tensor:
+    """The cells around each cell, row by row; 0, a wall, where the maze ends: [CELLS, 25]."""
+    offsets = np.arange(-REACH, REACH + 1)
+    rows = MAZES.SPOTS[:, 0, None, None] + offsets[:, None]
+    columns = MAZES.SPOTS[:, 1, None, None] + offsets
+    inside = (rows >= 0) & (rows < MAZES.HEIGHT) & (columns >= 0) & (columns < MAZES.WIDTH)
+    return torch.from_numpy(np.where(inside, rows * MAZES.WIDTH + columns, 0)).flatten(1)
+
+
+NEAR = near_cells()
+
+
+# %%
+class MazeModel(nn.Module):
+    """What each action would bring (after the environment model of Weber et al., 2017, appendix)."""
+
+    def __init__(self, mode: str, channels: int = 16, hidden: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("prizes", prizes(MAZES.MODES[mode]))
+        self.register_buffer("near", NEAR, persistent=False)
+        self.see = nn.Conv2d(7, channels, 3, padding=1)
+        self.act = nn.Embedding(5, channels)
+        self.inject = nn.Linear(channels, channels)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.change = nn.Conv2d(channels, 7, 1)
+        self.reward = nn.Sequential(
+            nn.Linear(2 * 7 * NEAR.shape[1] + 1, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, len(self.prizes)),
+        )  # fmt: skip
+
+    def forward(
+        self, planes: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """planes: [B, 7, 15, 19]; actions: A for each frame, [B, A]. Logits of kinds [B, A, 7, 15, 19], of prizes [B, A, R]."""
+        acts = self.act(actions)[..., None, None]  # [B, A, C, 1, 1]
+        features = F.relu(self.see(planes)[:, None] + acts).flatten(0, 1)  # [B · A, C, 15, 19]
+        injected = self.inject(features.amax((-1, -2)))[..., None, None]
+        features = F.relu(self.mix(features) + injected)
+        kinds = self.change(features).unflatten(0, actions.shape) + 4 * planes[:, None]
+        return kinds, self.reward(self.around(planes, kinds.detach().softmax(2)))
+
+    def around(self, planes: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """What lies around Pacman, and will: [B, A, 351]. planes: [B, 7, 15, 19]; after: [B, A, 7, 15, 19]."""
+        cells = self.near[planes[:, MAZES.PACMAN].flatten(1).argmax(1)][
+            :, None, None
+        ]  # [B, 1, 1, 25]
+        here = planes[:, None].flatten(3).gather(3, cells.expand(-1, 1, 7, -1))
+        there = after.flatten(3).gather(3, cells.expand(-1, after.shape[1], 7, -1))
+        alive = there[:, :, MAZES.PACMAN].sum(2, keepdim=True).clamp(1e-3, 1 - 1e-3).logit()
+        return torch.cat([here.expand_as(there).flatten(2), there.flatten(2), alive], 2)
+
+
+# %% tags=["hide-input"]
+def boxes(axes: plt.Axes, items: dict[str, tuple[float, float, str]], arrows: list[tuple[str, str]], size: tuple[float, float]) -> None:  # fmt: skip
+    """A diagram: name -> (x, y, text) of each box, and which leads to which."""
+    width, height = size
+    for x, y, text in items.values():
+        place = plt.Rectangle((x - width / 2, y - height / 2), width, height, facecolor=plots.COLOURS[0], alpha=0.15, edgecolor=plots.INK)  # fmt: skip
+        axes.add_patch(place)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8)
+    for start, end in arrows:
+        (x0, y0, _), (x1, y1, _) = items[start], items[end]
+        left, right = (x0 + width / 2, x1 - width / 2) if x1 > x0 else (x0, x1)
+        low, high = (y0, y1) if x1 > x0 else (y0 + np.sign(y1 - y0) * height / 2, y1 - np.sign(y1 - y0) * height / 2)  # fmt: skip
+        axes.annotate("", (right, high), (left, low), arrowprops={"arrowstyle": "->", "color": plots.INK})  # fmt: skip
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+
+
+figure, axes = plt.subplots(figsize=(10.5, 2.6))
+boxes(axes, {
+    "frame": (0, 1, "frame\n7 planes"), "action": (0, 0, "action"), "see": (1.5, 1, "3 × 3, see\n+ bias of the action"),
+    "pool": (3, 1.9, "largest value\nof each channel"), "mix": (3, 1, "3 × 3, mix"), "change": (4.5, 1, "1 × 1, change\n+ 4 × frame"),
+    "kinds": (6, 1, "kind of each\ncell, next"), "near": (3, 0, "5 × 5 cells around\nPacman, now"), "next": (4.5, 0, "the same,\nnext"),
+    "reward": (6, 0, "64, 64 units:\nthe reward"),
+}, [("frame", "see"), ("action", "see"), ("see", "pool"), ("pool", "mix"), ("see", "mix"), ("mix", "change"), ("change", "kinds"),
+    ("frame", "near"), ("near", "next"), ("kinds", "next"), ("next", "reward")], (1.15, 0.62))  # fmt: skip
+axes.set(xlim=(-0.7, 6.7), ylim=(-0.5, 2.4))
+plt.show()
+print(f"{sum(weight.numel() for weight in MazeModel('regular').parameters()):,} parameters")
+
+# %% [markdown]
+# *The model: above what each cell will show, below the reward.*
+#
+# ### Training
+#
+# The loss is the negative log-likelihood of what came, frames and rewards added up. With $m = 0$ where a fresh level
+# follows and 1 elsewhere:
+#
+# $$
+# L = \mathbb{E}\Big[ -m \sum_x \log \hat p(s'_x \mid s, a) - \log \hat p(r \mid s, a) \Big] .
+# $$
+
+
+# %%
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model of the maze, from a memory of steps."""
+
+    mode: str = choice("regular", MAZES.MODES)
+    worlds: int = knob(1_024, 8, 4_096, "worlds to remember steps of")
+    steps: int = knob(200, 10, 1_000, "steps of each world")
+    updates: int = knob(3_000, 1, 20_000, "gradient steps", step=100)
+    batch: int = knob(128, 8, 1_024, "steps in a batch")
+    learning_rate: float = knob(1e-2, 1e-5, 3e-2, "of Adam, at its highest", step=1e-3)
+    rare: float = knob(0.2, 0.0, 2.0, "rare rewards added to a batch, as a share of it", step=0.05)
+    max_grad_norm: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def model_loss(
+    model: MazeModel, memory: Transitions, rows: torch.Tensor, rare: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of the frames after [rows], fresh levels left out, and of the rewards in ``rows`` and ``rare``, both [..]."""
+    rows, fair = torch.cat([rows, rare]), len(rows)
+    kinds, rewards = model(MAZES.planes(memory.frames[rows]), memory.actions[rows, None])
+    after, known = memory.after[rows[:fair]].long(), ~memory.fresh[rows[:fair]]
+    surprise = F.cross_entropy(kinds[:fair, 0], after, reduction="none").sum((1, 2))  # [B]
+    wanted = classes(memory.rewards[rows], model.prizes)
+    return (surprise * known).mean(), F.cross_entropy(rewards[:, 0], wanted)
+
+
+RARE = 0.005  # a reward that comes less often than this is rare
+
+
+def rare_rows(rewards: torch.Tensor) -> torch.Tensor:
+    """The rows [M'] of rewards [M] that less than ``RARE`` of all rows have."""
+    _, kind, counts = torch.unique(rewards, return_inverse=True, return_counts=True)
+    return torch.nonzero(counts[kind] < RARE * len(rewards))[:, 0]
+
+
+def draw_rows(count: int, among: torch.Tensor) -> torch.Tensor:
+    """Rows drawn evenly, [count] of ``among`` [M]; none where there are none."""
+    if not len(among):
+        return among
+    return among[torch.randint(len(among), (count,), device=among.device)]
+
+
+# %% [markdown]
+# Training is judged on other steps, of another player: the careful eater of chapter 07b, who takes an even choice
+# one time in four. It lives longer than the one whose steps the model learns from, and sees emptier mazes, as an
+# agent will.
+
+
+# %%
+def mixed_player() -> MAZES.Player:
+    """The careful eater, but one action in four is an even choice."""
+    eater = MAZES.PLAYERS["careful eater"]()
+
+    def play(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        strays = rng.random(len(frames)) < 0.25
+        return np.where(strays, rng.integers(5, size=len(frames)), eater(frames, rng))
+
+    return play
+
+
+@torch.no_grad()
+def predictions(model: MazeModel, test: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of kinds [M, 7, 15, 19] and of prizes [M, R]."""
+    found = []
+    for frames, actions in zip(test.frames.split(512), test.actions.split(512), strict=True):
+        kinds, rewards = model(MAZES.planes(frames), actions[:, None])
+        found.append((kinds[:, 0].log_softmax(1), rewards[:, 0].log_softmax(1)))
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+
+# %% [markdown]
+# How to count? **Not all cells**: of 285 two or three change, so that who copies the frame is right about 99 % of
+# them. We count the cells that *change*, and leave out those where a ghost is or was, which come further below. On
+# these, copying scores nothing.
+
+
+# %%
+def ghostly(test: Transitions) -> torch.Tensor:
+    """Where a ghost is, or was: [M, 15, 19]."""
+    marks = torch.tensor([MAZES.GHOST, MAZES.EDIBLE], dtype=torch.uint8, device=test.frames.device)
+    return torch.isin(test.frames, marks) | torch.isin(test.after, marks)
+
+
+def score_frames(kinds: torch.Tensor, test: Transitions) -> dict[str, float]:
+    """Shares of cells that the likeliest kind gets right; of rewards see ``score_rewards``. kinds: [M, 7, 15, 19]."""
+    known = ~test.fresh[:, None, None]
+    changed = (test.frames != test.after) & known
+    right, ghosts = kinds.argmax(1) == test.after, ghostly(test)
+    return {
+        "changed": right[changed & ~ghosts].float().mean().item(),
+        "changed_ghosts": right[changed & ghosts].float().mean().item(),
+        "all_cells": right[known.expand_as(right)].float().mean().item(),
+        "all_cells_copy": (test.frames == test.after)[known.expand_as(right)].float().mean().item(),
+    }
+
+
+def score_rewards(rewards: torch.Tensor, test: Transitions, prizes: torch.Tensor) -> dict[str, float]:  # fmt: skip
+    """Share of right rewards, over all and by reward, and how many there are; what the commonest reward would score."""
+    wanted, told = classes(test.rewards, prizes), rewards.argmax(1)
+    counts = torch.bincount(wanted, minlength=len(prizes))
+    found = {"rewards": (told == wanted).float().mean().item(), "rewards_common": (counts.max() / counts.sum()).item()}  # fmt: skip
+    for c in counts.nonzero()[:, 0].tolist():
+        name = f"{prizes[c].item():g}"
+        found |= {f"reward_{name}": (told == wanted)[wanted == c].float().mean().item(), f"count_{name}": counts[c].item()}  # fmt: skip
+    return found
+
+
+# %%
+TEST_WORLDS = 128
+
+
+def model_rate(done: float) -> float:
+    """Of the highest learning rate: up along a line for a tenth of the training, then down along one."""
+    return min(done / 0.1, (1 - done) / 0.9)
+
+
+def exam(mode: str, seed: int) -> Transitions:
+    """Steps to judge a model by: of another player than it learns from, and with other chances. 50 · TEST_WORLDS rows."""
+    rng = np.random.default_rng((MAZES.SAMPLING, seed))
+    return transitions(mixed_player(), mode, TEST_WORLDS, 50, rng)
+
+
+# %%
+def train_model(
+    config: ModelConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """Remember, then learn. state: {"update", "seconds", "model", "optimiser", "random"}."""
+    began = time.process_time()
+    torch.manual_seed(spread((MAZES.MODELLING, seed), 1)[0])
+    rng = np.random.default_rng((MAZES.MODELLING, seed))
+    memory = transitions(MAZES.held(3), config.mode, config.worlds, config.steps, rng)
+    memory, test = (
+        Transitions(*(part.to(device) for part in steps))
+        for steps in (memory, exam(config.mode, seed))
+    )
+    everything = torch.arange(len(memory.actions), device=device)
+    rare, model = rare_rows(memory.rewards), MazeModel(config.mode).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), config.learning_rate)
+    update, seconds = 0, time.process_time() - began
+    if state:
+        update, seconds = state["update"], state["seconds"]
+        model.load_state_dict(as_tensors(state["model"]))
+        optimiser.load_state_dict(as_tensors(state["optimiser"]))
+        restore_random(state["random"])
+    while True:
+        began, until = time.process_time(), min(update + 100, config.updates)
+        while update < until:
+            rate = config.learning_rate * model_rate((update + 1) / (config.updates + 1))
+            optimiser.param_groups[0]["lr"] = rate
+            rows = (
+                draw_rows(config.batch, everything),
+                draw_rows(round(config.rare * config.batch), rare),
+            )
+            losses = model_loss(model, memory, *rows)
+            OPTIMISATION.gradient_step(model, optimiser, sum(losses), config.max_grad_norm)
+            update += 1
+        seconds += time.process_time() - began
+        changed = score_frames(predictions(model, test)[0], test)["changed"]
+        frame_loss, reward_loss = (loss.item() for loss in losses)
+        metrics = {"changed": changed, "frame_loss": frame_loss, "reward_loss": reward_loss, "seconds": seconds}  # fmt: skip
+        now = lambda: copy.deepcopy({
+            "update": update, "seconds": seconds, "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(), "random": random_state(),
+        })  # fmt: skip
+        yield Progress(update, config.updates, metrics, now, "updates")
+        if update >= config.updates:
+            return
+
+
+def model_of(state: dict, mode: str) -> MazeModel:
+    """The model of a stored training, for looking."""
+    model = MazeModel(mode)
+    model.load_state_dict(as_tensors(state["model"]))
+    return model.eval()
+
+
+# %% tags=["R8"]
+model_config = by_budget(smoke=ModelConfig(worlds=64, steps=50, updates=20), laptop=ModelConfig())
+model_run = watch(
+    train_model(model_config, seed=1), "changed", floor=0, floor_label="a copy of the frame"
+)
+model = model_of(model_run.state, "regular")
+print(f"{model_run['seconds'][-1]:.0f} s of one core")
+
+# %% [markdown]
+# *Share of the changed cells without ghosts that the model gets right in steps that it has not learned from. Copying
+# the frame gets none of them.*
+#
+# ## How good is it?
+#
+# Look first. Steps of the mixed player, with what the model expected.
+
+# %% tags=["R8", "hide-input"]
+test = exam("regular", seed=2)
+kinds, rewards = predictions(model, test)
+expected, pictures = rewards.exp() @ model.prizes, []
+for row in range(3, 3 + by_budget(4, 40) * TEST_WORLDS, TEST_WORLDS):
+    action = MAZES.ACTION_NAMES[test.actions[row]]
+    figure, panels = plt.subplots(1, 3, figsize=(9, 2.7))
+    shown = {
+        f"now, and {action}": test.frames[row], f"imagined: {expected[row]:+.2f}": kinds[row].argmax(0),
+        f"came: {test.rewards[row]:+.0f}": test.after[row],
+    }  # fmt: skip
+    for axes, (title, frame) in zip(panels, shown.items(), strict=True):
+        MAZES.draw_frame(axes, frame.numpy(), title)
+    pictures.append(plots.to_png(figure))
+    plt.close(figure)
+show(scrubber(pictures, "step", start=2), pictures[2])
+
+# %% [markdown]
+# *Left the frame, in the middle the likeliest kind of each cell of the next one, right the true next frame. Follow
+# the red ghost: in the middle it may be missing, or be there twice.*
+#
+# Now the counts, in words and numbers. "Common" stands for the score of who always says the commonest reward.
+
+# %% tags=["R8"]
+found = score_frames(kinds, test) | score_rewards(rewards, test, model.prizes)
+print(f"changed cells, no ghosts   {100 * found['changed']:6.2f} %   (a copy: 0)")
+print(f"changed cells with ghosts  {100 * found['changed_ghosts']:6.2f} %   (a copy: 0)")
+print(f"all cells                  {100 * found['all_cells']:6.2f} %   (a copy: {100 * found['all_cells_copy']:.2f})")  # fmt: skip
+print(f"rewards                    {100 * found['rewards']:6.2f} %   (the commonest: {100 * found['rewards_common']:.2f})")  # fmt: skip
+for name in (key.removeprefix("count_") for key in found if key.startswith("count_")):
+    count, right = found[f"count_{name}"], found[f"reward_{name}"]
+    print(f"  a reward of {name:>4}: {count:5.0f} times, foreseen {100 * right:6.2f} %")
+
+# %% [markdown]
+# On the whole frame the model and a copy look alike; on what changes they are worlds apart. The rewards that a step
+# certainly brings are foreseen. What five seeds get is in the table further below.
+#
+# ### Ghosts
+#
+# A ghost moves or stays by a coin toss, and at a fork it may go three ways. No model can know. So a count of right
+# cells says little here; what can be asked is whether the model's **probabilities** are right. Among all cells of
+# which it says "a ghost will be here, with 30 %", there should be one in 30 % of cases.
+#
+# And is it better than a rule? The rule below knows the maze and how often ghosts move, but not where they are
+# headed: a ghost stays with the probability that it has on level 1, and goes to each neighbouring cell evenly.
+
+
+# %%
+def ghost_chances(kinds: torch.Tensor) -> torch.Tensor:
+    """What the model says of each cell: the probability that it will show a ghost [M, 15, 19]. kinds: [M, 7, 15, 19]."""
+    return kinds[:, [MAZES.GHOST, MAZES.EDIBLE]].exp().sum(1)
+
+
+def even_ghosts(frames: np.ndarray) -> np.ndarray:
+    """The rule's word for it: [M, 15, 19], from frames of level 1."""
+    flat, found = frames.reshape(-1, MAZES.CELLS), np.zeros((len(frames), MAZES.CELLS))
+    for kind, moves in ((MAZES.GHOST, 0.5), (MAZES.EDIBLE, 0.25)):
+        rows, cells = np.nonzero(flat == kind)
+        ways = MAZES.NEXT[cells, 1:]  # [K, 4]
+        open_ways = ways != cells[:, None]
+        np.add.at(found, (rows, cells), 1 - moves)
+        for way in range(4):
+            share = moves * open_ways[:, way] / open_ways.sum(1)
+            np.add.at(found, (rows, ways[:, way]), share)
+    return np.minimum(found, 1).reshape(frames.shape)
+
+
+# %%
+def score_ghosts(kinds: torch.Tensor, test: Transitions) -> dict[str, float]:
+    """How good the probabilities of ghosts are, where the next frame is of the same level.
+
+    nats, nats_even: mean negative log-likelihood of a frame's ghosts, of the model and of the rule. off: mean distance
+    of the model's probability from the frequency, over cells that it gives between 2 and 98 %. lost, doubled: share of
+    frames whose likeliest picture shows fewer ghosts than came, more ghosts.
+    """
+    known = ~test.fresh
+    came = torch.isin(test.after, torch.tensor([MAZES.GHOST, MAZES.EDIBLE], dtype=torch.uint8))[
+        known
+    ]
+    found, chances = {}, ghost_chances(kinds[known]).double()
+    rule = torch.from_numpy(even_ghosts(test.frames[known].numpy()))
+    for name, told in (("nats", chances), ("nats_even", rule)):
+        told = torch.where(came, told, 1 - told).clamp(1e-4, 1)
+        found[name] = -told.log().sum((1, 2)).mean().item()
+    bins, unsure = (chances * 10).long().clamp(max=9), (chances > 0.02) & (chances < 0.98)
+    sizes, said, happened = (
+        torch.bincount(bins[unsure], weights, minlength=10)
+        for weights in (None, chances[unsure], came[unsure].double())
+    )
+    found["off"] = ((said - happened).abs().sum() / sizes.sum()).item()
+    found |= {f"said_{n}": (said[n] / sizes[n].clamp(min=1)).item() for n in range(10)}
+    found |= {f"happened_{n}": (happened[n] / sizes[n].clamp(min=1)).item() for n in range(10)}
+    likeliest = kinds[known].argmax(1)
+    shown = ((likeliest == MAZES.GHOST) | (likeliest == MAZES.EDIBLE)).sum((1, 2))
+    there = came.sum((1, 2))
+    return found | {"lost": (shown < there).float().mean().item(), "doubled": (shown > there).float().mean().item()}  # fmt: skip
+
+
+# %% tags=["R8"]
+ghosts = score_ghosts(kinds, test)
+figure, axes = plt.subplots(figsize=(4.2, 3.2))
+said, happened = ([ghosts[f"{name}_{n}"] for n in range(10)] for name in ("said", "happened"))
+axes.plot([0, 1], [0, 1], "--", color=plots.INK, label="as it should be")
+axes.plot(said, happened, "o-", label="the model")
+axes.set(xlabel="probability of a ghost, as imagined", ylabel="share of cells where one came")
+axes.legend(loc="upper left")
+plt.show()
+print(f"log-loss of a frame's ghosts: {ghosts['nats']:.2f} nats; the even rule {ghosts['nats_even']:.2f}")  # fmt: skip
+print(f"likeliest picture: ghosts missing in {100 * ghosts['lost']:.0f} % of frames, too many in {100 * ghosts['doubled']:.0f} %")  # fmt: skip
+
+# %% [markdown]
+# *How often a ghost came, against how likely the model had called it, for cells in tenths between 2 and 98 %. On the
+# dashed line the model is right about how unsure it is.*
+#
+# Here the product over cells takes its toll. A ghost that stays with 50 % and moves with 50 % is likeliest nowhere,
+# or likeliest in both places: the likeliest *picture* loses it or shows it twice, although each cell's probability
+# is fine. Who feeds such pictures back into the model, as the published programs do, imagines a world in which ghosts
+# vanish. So our agent will be given the **probabilities** themselves: frames whose cells are mixtures of kinds.
+#
+# The slider shows what the model says of one ghost, and what came of it in two thousand copies of the true world.
+
+# %% tags=["R8", "hide-input"]
+start = MAZES.MiniPacman(MAZES.MODES["regular"], 1, np.random.default_rng(11))
+copies, pictures = MAZES.MiniPacman(MAZES.MODES["regular"], 1, np.random.default_rng(12)), {}
+copies.restore(start.state(), np.zeros(by_budget(100, 2_000), int))
+dreamt = MAZES.planes(torch.from_numpy(start.frames()))
+for until in range(by_budget(3, 9)):
+    truth = np.bincount(copies.ghosts[:, 0], minlength=MAZES.CELLS) / len(copies.age)
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.3))
+    told = {"imagined": dreamt[0, MAZES.GHOST].flatten().numpy(), "copies of the world": truth}
+    for axes, (title, chance) in zip(panels, told.items(), strict=True):
+        MAZES.draw_frame(axes, np.where(MAZES.WALLS, MAZES.WALL, MAZES.FLOOR).reshape(15, 19), title)  # fmt: skip
+        chance = np.where(chance > 0.01, chance, np.nan).reshape(15, 19)
+        image = axes.imshow(chance, cmap="autumn_r", vmin=0, vmax=0.5, interpolation="nearest")
+        axes.plot(*MAZES.SPOTS[copies.pacman[0]][::-1], "o", color=MAZES.RGB[MAZES.PACMAN] / 255, markersize=6)  # fmt: skip
+    figure.colorbar(image, ax=panels, label="probability of the ghost")
+    pictures[str(until)] = plots.to_png(figure)
+    plt.close(figure)
+    copies.step(np.full(len(copies.age), MAZES.STAY))
+    with torch.no_grad():
+        dreamt = model(dreamt, torch.zeros(1, 1, dtype=int))[0][:, 0].softmax(1)
+show(image_slider(pictures, "steps", start=2), pictures["2"])
+
+# %% [markdown]
+# *Where a ghost may be while Pacman (green) waits: left the model, fed with its own probabilities; right two thousand
+# copies of the world. One step ahead the two agree. Farther ahead the model's cloud is another: it has learned from
+# frames in which a ghost is whole.*
+#
+# ### Five steps ahead
+#
+# Errors add up when a model goes on from its own frames. How often is Pacman still where he should be? We feed the
+# model five of the player's actions in a row and compare with what came. A copy of the first frame is right where
+# Pacman has come back to the cell, or was held up by a wall.
+
+
+# %%
+AHEAD = 5  # imagined steps
+
+
+@torch.no_grad()
+def score_ahead(model: MazeModel, test: Transitions, worlds: int) -> dict[str, float]:
+    """Share of Pacmen found 1 to 5 imagined steps ahead, by the model and by a copy, where nothing ended meanwhile."""
+    frames, actions, after, fresh, over = (
+        part.unflatten(0, (-1, worlds)) for part in (test.frames, test.actions, test.after, test.fresh, test.over)
+    )  # fmt: skip
+    starts = len(frames) - AHEAD + 1
+    dreamt, going, found = MAZES.planes(frames[:starts].flatten(0, 1)), True, {}
+    first = dreamt[:, MAZES.PACMAN].flatten(1).argmax(1)
+    for step in range(AHEAD):
+        rows = slice(step, step + starts)
+        dreamt = model(dreamt, actions[rows].reshape(-1, 1))[0][:, 0].softmax(1)
+        going = going & ~(fresh[rows] | over[rows]).flatten()
+        came = (after[rows] == MAZES.PACMAN).flatten(0, 1).flatten(1).int().argmax(1)
+        told = dreamt[:, MAZES.PACMAN].flatten(1).argmax(1)
+        for name, spot in (("pacman", told), ("pacman_copy", first)):
+            found[f"{name}_{step + 1}"] = (spot == came)[going].float().mean().item()
+    return found
+
+
+# %% tags=["R8"]
+ahead = score_ahead(model, test, TEST_WORLDS)
+print("steps   Pacman found   by a copy")
+for step in range(1, AHEAD + 1):
+    print(f"{step:5} {100 * ahead[f'pacman_{step}']:11.1f} % {100 * ahead[f'pacman_copy_{step}']:9.1f} %")  # fmt: skip
+
+# %% [markdown]
+# ### Five games
+#
+# The same settings, five seeds in each of the five games, tested on new steps of the mixed player:
+
+# %% tags=["R8", "hide-input"]
+rows = ("changed", "rewards", "rewards_common", "pacman_5", "pacman_copy_5", "nats", "nats_even", "off", "lost", "doubled", "seconds")  # fmt: skip
+print(f"{'mean of the seeds':18}" + "".join(f"{mode:>10}" for mode in MAZES.MODES))
+for name in rows:
+    means = [results.metric("R8", mode, name).mean() for mode in MAZES.MODES]
+    print(
+        f"{name:18}" + "".join(f"{mean:10.4f}" if mean < 5 else f"{mean:10.1f}" for mean in means)
+    )
+
+# %% tags=["R8", "hide-input"]
+figure, panels = plt.subplots(1, 5, figsize=(12.5, 2.6))
+for axes, mode in zip(panels, MAZES.MODES, strict=True):
+    paid = [name.removeprefix("count_") for name in results.runs("R8", mode)[0]["metrics"] if name.startswith("count_")]  # fmt: skip
+    shown = {}
+    for name in sorted(paid, key=float):
+        seeds = [run["metrics"].get(f"reward_{name}") for run in results.runs("R8", mode)]
+        count = [run["metrics"].get(f"count_{name}", 0) for run in results.runs("R8", mode)]
+        shown[f"{name} ({np.mean(count):.0f} ×)"] = [100 * s for s in seeds if s is not None]
+    plots.bars(axes, shown)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set(title=mode, xlabel="foreseen (%)", xlim=(0, 105))
+plt.show()
+
+# %% [markdown]
+# *Rewards foreseen, by reward; in brackets how often each came in a test of 6,400 steps, on average. Circles are
+# seeds.*
+#
+# @@ five games text. <!-- held: five_games -->
+#
+# ## A player that only looks ahead
+#
+# Before an agent learns from imagination, ask what imagination is worth without learning. **The planner** asks the
+# model for the reward of each action and takes the best; of equal ones any. **The careful planner** also subtracts
+# what it thinks a death costs, for each unit of probability that Pacman is gone from the next frame.
+
+
+# %%
+def planner(model: MazeModel, fear: float = 0) -> MAZES.Player:
+    """One step ahead: the most expected reward, less ``fear`` times the chance to be gone."""
+
+    @torch.no_grad()
+    def play(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        planes = MAZES.planes(torch.from_numpy(frames))
+        kinds, rewards = model(planes, torch.arange(5).expand(len(frames), 5))
+        gone = 1 - kinds.softmax(2)[:, :, MAZES.PACMAN].flatten(2).sum(-1)  # [B, 5]
+        gain = rewards.softmax(-1) @ model.prizes - fear * gone.clamp(min=0)
+        return (gain.numpy() + 0.02 * rng.random(gain.shape)).argmax(1)
+
+    return play
+
+
+# %% tags=["R9"]
+FEAR = 20.0  # what most games take for a death
+for name, player in (("planner", planner(model)), ("careful planner", planner(model, FEAR))):
+    score = MAZES.play(player, MAZES.MODES["regular"], by_budget(8, 64), np.random.default_rng(5), by_budget(40, 1_000))  # fmt: skip
+    print(f"{name:16} return {score.returns.mean():6.1f}   steps {score.steps.mean():5.0f}")
+
+# %% [markdown]
+# @@ planners text. <!-- held: planners -->
+#
+# ## An agent that imagines
+#
+# The planner trusts the model and looks one step ahead. The imagination-augmented agent
+# ([Weber et al., 2017](../book/bibliography.md#weber2017)) is not told what to do with the model's word. It imagines,
+# for each action, what would follow; a network reads these five films and tells the policy and the critic what it
+# makes of them. It may find rewards in them, or dangers, or ignore them.
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(figsize=(11, 3.4))
+boxes(axes, {
+    "frame": (0, 1, "frame $s_t$"), "body": (1.7, 2.2, "convolutions,\n256 units"), "model": (1.7, 0.6, "model:\n5 actions, D steps"),
+    "rollout": (1.7, -0.6, "rollout policy $\\hat\\pi$\n(from step 2 on)"), "films": (3.4, 0.6, "5 films: frames\nand rewards"),
+    "encoder": (5.1, 0.6, "encoder: convolutions,\nLSTM, last step first"), "codes": (6.8, 0.6, "5 codes $c_a$"),
+    "policy": (8.5, 1.7, "policy: $w_a \\cdot f + u \\cdot c_a$"), "value": (8.5, 0.3, "value: of $f$ and\nthe mean code"),
+}, [("frame", "body"), ("frame", "model"), ("rollout", "model"), ("model", "films"), ("films", "encoder"), ("encoder", "codes"),
+    ("codes", "policy"), ("codes", "value"), ("body", "policy"), ("body", "value")], (1.5, 0.7))  # fmt: skip
+axes.set(xlim=(-0.9, 9.4), ylim=(-1.1, 2.7))
+plt.show()
+
+# %% [markdown]
+# *The agent. The upper path is the actor–critic of chapter 07b; the lower one is imagination.*
+#
+# In the paper the five codes are laid side by side and go into one layer. Then the agent has to learn for each
+# action anew what a good film looks like. Here one vector $u$ weighs every action's code (`heads="shared"`), so that what it learns
+# of one film holds for all five. With $f$ what the upper path makes of the frame, and $c_a$ the code of action $a$'s film:
+#
+# $$
+# \pi(a \mid s) \propto \exp \big( w_a \cdot f(s) + u \cdot c_a(s) \big) , \qquad
+# V(s) = v \cdot \Big( f(s),\ \tfrac{1}{5} \textstyle\sum_a c_a(s) \Big) .
+# $$
+#
+# That is our change, made after the paper's wiring had learned little in the first trials; it is among the controls below
+# (`heads="separate"`). The others replace what is imagined: frames by copies of the present one, rewards by nothing.
+
+
+# %%
+@dataclass(frozen=True)
+class I2AConfig(MAZES.PacmanConfig):
+    """A2C with imagination; everything else as without."""
+
+    depth: int = knob(1, 1, 5, "imagined steps")
+    frames: str = choice("imagined", ("imagined", "copied"))
+    pay: str = choice("imagined", ("imagined", "none"))
+    heads: str = choice("shared", ("shared", "separate"))
+    distil_rate: float = knob(1e-3, 1e-5, 1e-2, "of Adam, for the rollout policy", step=1e-4)
+    model: ModelConfig = ModelConfig()
+
+
+class Films(NamedTuple):
+    """What is imagined: D steps for each of 5 actions of B frames, state-major: the first five rows belong to frame 0.
+
+    planes: [D, B · 5, 7, 15, 19], probabilities of kinds. rewards: [D, B · 5], expected, scaled as the agent's own.
+    """
+
+    planes: torch.Tensor
+    rewards: torch.Tensor
+
+
+class RolloutPolicy(nn.Module):
+    """Who acts inside of imagination: a small network that learns to imitate the agent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(7, 16, 3, stride=2), nn.ReLU(True), nn.Flatten(), nn.Linear(16 * 7 * 9, 64), nn.ReLU(True),
+            nn.Linear(64, 5),
+        )  # fmt: skip
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """planes: [B, 7, 15, 19], of a frame or imagined. Log-probabilities [B, 5]."""
+        return self.net(planes).log_softmax(-1)
+
+
+# %%
+@torch.no_grad()
+def imagine(
+    model: MazeModel, rollout_policy: RolloutPolicy, frames: torch.Tensor, config: I2AConfig
+) -> Films:
+    """The films of frames [B, 15, 19]: first each of the five actions, then what the rollout policy draws."""
+    planes = MAZES.planes(frames)
+    actions = torch.arange(5, device=frames.device).expand(len(frames), 5)  # [B, 5]
+    steps = []
+    for step in range(config.depth):
+        kinds, prizes = model(planes, actions)
+        after = kinds.softmax(2) if config.frames == "imagined" else planes[:, None].expand_as(kinds)  # fmt: skip
+        rewards = (prizes.softmax(-1) @ model.prizes).flatten()  # [B · 5]
+        planes = after.flatten(0, 1)  # [B · 5, 7, 15, 19], state-major, as the rewards are
+        steps.append((planes, rewards * config.reward_scale * (config.pay == "imagined")))
+        if step + 1 < config.depth:
+            actions = MAZES.draw_actions(rollout_policy(planes))[:, None]  # [B · 5, 1]
+    return Films(*map(torch.stack, zip(*steps, strict=True)))
+
+
+# %% [markdown]
+# `imagine` draws no gradients: neither the model nor the rollout policy learns from the agent's loss. The encoder
+# does. It reads a film from its end, as a return is computed from its end.
+
+
+# %%
+class Encoder(nn.Module):
+    """A code for each film: convolutions on each imagined frame, then an LSTM over the steps, the last one first."""
+
+    def __init__(self, code: int = 64) -> None:
+        super().__init__()
+        self.look = nn.Sequential(
+            nn.Conv2d(7, 16, 3, stride=2), nn.ReLU(True),  # [.., 16, 7, 9]
+            nn.Conv2d(16, 16, 3), nn.ReLU(True), nn.Flatten(),  # [.., 560]
+            nn.Linear(560, code), nn.ReLU(True),
+        )  # fmt: skip
+        self.read = nn.LSTM(code + 1, code)
+
+    def forward(self, films: Films) -> torch.Tensor:
+        """Codes [B · 5, C]."""
+        seen = self.look(films.planes.flatten(0, 1)).unflatten(0, films.rewards.shape)
+        steps = torch.cat([seen, films.rewards[..., None]], -1)  # [D, B · 5, C + 1]
+        return self.read(steps.flip(0))[1][0][0]
+
+
+class I2ANet(nn.Module):
+    """A policy and a value from frames and their films (Weber et al., 2017, figure 2)."""
+
+    def __init__(self, heads: str = "shared", code: int = 64) -> None:
+        super().__init__()
+        self.body, self.encoder, self.heads = MAZES.PacmanNet().body, Encoder(code), heads
+        wide = heads == "separate"
+        self.policy = nn.Linear(256 + 5 * code * wide, 5)
+        self.value = nn.Linear(256 + (5 * code if wide else code), 1)
+        self.score = nn.Linear(code, 1, bias=False)
+
+    def forward(self, frames: torch.Tensor, films: Films) -> tuple[torch.Tensor, torch.Tensor]:
+        """frames: [B, 15, 19]. Log-probabilities [B, 5] and values [B]."""
+        features = self.body(MAZES.planes(frames))  # [B, 256]
+        codes = self.encoder(films).unflatten(0, (-1, 5))  # [B, 5, C]
+        if self.heads == "separate":
+            everything = torch.cat([features, codes.flatten(1)], 1)
+            return self.policy(everything).log_softmax(-1), self.value(everything)[:, 0]
+        logits = self.policy(features) + self.score(codes)[..., 0]
+        values = self.value(torch.cat([features, codes.mean(1)], 1))
+        return logits.log_softmax(-1), values[:, 0]
+
+
+# %% [markdown]
+# ### Rows in order
+#
+# Sixteen frames make eighty films in one call. Everything depends on their order. Here row $5 b + a$ is action $a$ of
+# frame $b$ (*state-major*), in the model, in the films and in the codes. A look at two unlike frames:
+
+# %%
+pair = torch.cat([test.frames[:1], test.frames[-1:]])
+films = imagine(model, RolloutPolicy(), pair, I2AConfig())
+likeliest = films.planes[0].argmax(1).byte().numpy()  # [10, 15, 19]
+MAZES.filmstrip(likeliest, [f"{b}: {name}" for b in (0, 1) for name in MAZES.ACTION_NAMES], 12.5)
+
+# %% [markdown]
+# *The ten films of two frames, one step deep: first the five of frame 0, then the five of frame 1.*
+#
+# ### Playing and learning
+#
+# Two small changes to the actor–critic of chapter 07b. When its players ask the network they imagine first, and keep the
+# films, so that learning sees what playing saw. And after each update the rollout policy takes a step towards the
+# agent's policy: **distillation**, by the cross-entropy
+#
+# $$
+# L_{\hat\pi} = \mathbb{E}_s \Big[ - \sum_a \pi(a \mid s) \log \hat\pi(a \mid s) \Big] ,
+# $$
+#
+# with its own optimiser, and no gradient into $\pi$.
+
+
+# %%
+class ImaginingPlayers(MAZES.Players):
+    """Players whose network is shown films. films: of the buffer's frames, [T + 1, D, N · 5, ...]."""
+
+    def __init__(
+        self, net: I2ANet, rollout_policy: RolloutPolicy, model: MazeModel, config: I2AConfig, rng: np.random.Generator
+    ) -> None:  # fmt: skip
+        super().__init__(net, config, rng)
+        self.imagine = partial(imagine, model, rollout_policy, config=config)
+        shape = (config.horizon + 1, config.depth, config.num_envs * 5)
+        self.films = Films(
+            self.frames.new_empty((*shape, 7, MAZES.HEIGHT, MAZES.WIDTH), dtype=torch.float32),
+            self.frames.new_empty(shape, dtype=torch.float32),
+        )
+
+    def ask(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Imagine from the t-th frames, and ask the network: log-probabilities [N, 5] and values [N]."""
+        films = self.imagine(self.frames[t])
+        for kept, fresh in zip(self.films, films, strict=True):
+            kept[t] = fresh
+        return self.net(self.frames[t], films)
+
+
+class ImaginingLearner(MAZES.Learner):
+    """A2C with imagination. The model is kept with it, and does not learn."""
+
+    def __init__(self, players: ImaginingPlayers, rollout_policy: RolloutPolicy, model: MazeModel, config: I2AConfig, rng: np.random.Generator) -> None:  # fmt: skip
+        super().__init__(players, config, rng)
+        self.rollout_policy = rollout_policy
+        self.distiller = torch.optim.Adam(rollout_policy.parameters(), config.distil_rate)
+        self.parts |= {"model": model, "rollout_policy": rollout_policy, "distiller": self.distiller}  # fmt: skip
+
+    def policy(self, frames: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, 5] of the actions in frames [B, 15, 19]."""
+        return self.net(frames, self.players.imagine(frames))[0]
+
+    def update(self) -> dict[str, float]:
+        """Play, learn from it, and distil."""
+        played = MAZES.collect(self.players)
+        films = Films(*(part[:-1].transpose(0, 1).flatten(1, 2) for part in self.players.films))
+        frames = played.frames.flatten(0, 1)  # [T · N, 15, 19]
+        log_probs, values = self.net(frames, films)
+        found = self.learn(played, log_probs, values)
+        if self.config.depth > 1:
+            distil(self.rollout_policy, self.distiller, frames, log_probs.detach())
+        return found
+
+
+def distil(
+    rollout_policy: RolloutPolicy, optimiser: torch.optim.Optimizer, frames: torch.Tensor, log_probs: torch.Tensor
+) -> None:  # fmt: skip
+    """One step of the rollout policy towards a policy's log-probabilities [B, 5] in frames [B, 15, 19]."""
+    loss = -(log_probs.exp() * rollout_policy(MAZES.planes(frames))).sum(-1).mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+# %%
+@cache
+def learned_model(config: ModelConfig, seed: int) -> tuple[MazeModel, float]:
+    """A model that is trained here and now, once a process, and how many seconds that took."""
+    *_, last = train_model(config, seed)
+    return model_of(last.state(), config.mode), last.metrics["seconds"]
+
+
+def i2a(
+    config: I2AConfig, seed: int, model: MazeModel | None = None, device: str = "cpu"
+) -> ImaginingLearner:
+    """A fresh agent with a model; without one, ``config.model`` is trained first."""
+    model = model or learned_model(replace(config.model, mode=config.mode), seed)[0]
+    model = copy.deepcopy(model).to(device)
+    torch.manual_seed(spread((MAZES.IMAGINING, seed), 1)[0])
+    rng = np.random.default_rng((MAZES.IMAGINING, seed))
+    net, rollout_policy = I2ANet(config.heads).to(device), RolloutPolicy().to(device)
+    players = ImaginingPlayers(net, rollout_policy, model, config, rng)
+    return ImaginingLearner(players, rollout_policy, model, config, rng)
+
+
+def train_i2a(
+    config: I2AConfig, seed: int, state: dict | None = None, device: str = "cpu", model: MazeModel | None = None
+) -> Iterator[Progress]:  # fmt: skip
+    """I2A on MiniPacman. state: see chapter 07b's ``training``; it holds the model, too."""
+    yield from MAZES.training(i2a(config, seed, model, device), state)
+
+
+# %% [markdown]
+# ## What `make results` measures
+
+
+# %% tags=["hide-input"]
+def best_possible(mode: str, seed: int, worlds: int = 64, copies: int = 64) -> float:
+    """The share of rewards that who knows everything but the chance to come foresees; by copies of the true world."""
+    rng, shares = np.random.default_rng((MAZES.WATCHING, seed)), []
+    world, player = MAZES.MiniPacman(MAZES.MODES[mode], worlds, rng), mixed_player()
+    many = MAZES.MiniPacman(MAZES.MODES[mode], 1, rng)
+    for time_step in range(60):
+        actions = player(world.frames(), rng)
+        if time_step % 4 == 3:
+            many.restore(world.state(), np.repeat(np.arange(worlds), copies))
+            came = many.step(np.repeat(actions, copies)).rewards.reshape(worlds, copies)
+            shares += [np.unique(row, return_counts=True)[1].max() / copies for row in came]
+        step = world.step(actions)
+        world.reset(step.terminated | step.truncated)
+    return float(np.mean(shares))
+
+
+def measure_model(config: ModelConfig, seed: int) -> Measured:
+    """A model, judged on other steps of another player."""
+    model, seconds = learned_model(config, seed)
+    test = exam(config.mode, seed + 1_000)
+    kinds, rewards = predictions(model, test)
+    found = score_frames(kinds, test) | score_rewards(rewards, test, model.prizes)
+    found |= score_ghosts(kinds, test) | score_ahead(model, test, TEST_WORLDS)
+    return Measured(found | {"rewards_possible": best_possible(config.mode, seed), "seconds": seconds})  # fmt: skip
+
+
+def measure_planners(config: ModelConfig, seed: int) -> Measured:
+    """What looking one step ahead brings without any learning of how to act."""
+    model, found = learned_model(config, seed)[0], {}
+    for name, fear in (("planner", 0), ("careful_planner", FEAR)):
+        rng = np.random.default_rng((MAZES.WATCHING, seed))
+        score = MAZES.play(planner(model, fear), MAZES.MODES[config.mode], MAZES.EPISODES, rng)
+        found[name], found[f"{name}_length"] = score.returns.mean(), score.steps.mean()
+    return Measured(found)
+
+
+# %% tags=["hide-input"]
+def measure_i2a(config: I2AConfig, seed: int) -> Measured:
+    """I2A: its curves, its score, and its score with films that show nothing new (asleep)."""
+    model_seconds = learned_model(replace(config.model, mode=config.mode), seed)[1]
+    learner = i2a(config, seed)
+    found = MAZES.measure_training(learner, seed)
+    dull = replace(config, frames="copied", pay="none")
+    learner.players.imagine = partial(imagine, learner.parts["model"], learner.rollout_policy, config=dull)  # fmt: skip
+    torch.manual_seed(spread((MAZES.SCORING, seed), 1)[0])
+    rng = np.random.default_rng((MAZES.SCORING, seed))
+    asleep = MAZES.play(MAZES.player_of(learner.policy), MAZES.MODES[config.mode], 32, rng)
+    told = {"model_seconds": model_seconds, "asleep": asleep.returns.mean(), "asleep_length": asleep.steps.mean()}  # fmt: skip
+    return replace(found, metrics=found.metrics | told)
+
+
+class WideNet(MAZES.PacmanNet):
+    """The network of A2C with about as many parameters as I2A's."""
+
+    def __init__(self, units: int = 347) -> None:
+        super().__init__()
+        self.body[-2] = nn.Linear(768, units)
+        self.policy, self.value = nn.Linear(units, 5), nn.Linear(units, 1)
+
+
+def measure_wide(config: MAZES.PacmanConfig, seed: int) -> Measured:
+    """A2C with as many parameters."""
+    torch.manual_seed(spread((MAZES.TRAINING, seed), 1)[0])
+    rng = np.random.default_rng((MAZES.TRAINING, seed))
+    learner = MAZES.Learner(MAZES.Players(WideNet(), config, rng), config, rng)
+    return MAZES.measure_training(learner, seed)
+
+
+def measure_clock(config: MAZES.PacmanConfig, seed: int) -> Measured:
+    """A2C, given the seconds that I2A and its model take."""
+    return MAZES.measure_pacman(config, seed)
+
+
+# %% tags=["hide-input"]
+HEADLINE = "I2A: {R9.returns} in the regular mode after 150,000 steps; the model sees {R8.changed} of what changes"
+SEEDS, FEW_SEEDS = (1, 2, 3, 4, 5), (1, 2, 3)
+REGULAR, HUNT = I2AConfig(steps=150_000), I2AConfig(mode="hunt", steps=250_000)
+CONTROLS = {
+    "unpaid": {"pay": "none"}, "copied": {"frames": "copied"}, "blind": {"frames": "copied", "pay": "none"},
+    "depth3": {"depth": 3}, "separate": {"heads": "separate"},
+}  # fmt: skip
+HASTY = ModelConfig(updates=750)
+MEASUREMENTS = [
+    *(Measurement("R8", mode, measure_model, ModelConfig(mode=mode), SEEDS,
+                  (Metric("changed", "of changed cells without ghosts, copying: 0"),
+                   Metric("rewards", "of rewards")) if mode == "regular" else ()) for mode in MAZES.MODES),
+    *(Measurement("R9", f"{mode}_planners", measure_planners, ModelConfig(mode=mode), SEEDS) for mode in ("regular", "hunt")),
+    Measurement("R9", "regular", measure_i2a, REGULAR, FEW_SEEDS, (
+        Metric("returns", "mean return after 150,000 steps"), Metric("speed", "steps/s, learning included", "median"),
+    )),
+    Measurement("R9", "hunt", measure_i2a, HUNT, FEW_SEEDS),
+    *(Measurement("R9", f"regular_{name}", measure_i2a, replace(REGULAR, **change), FEW_SEEDS) for name, change in CONTROLS.items()),
+    Measurement("R9", "hunt_unpaid", measure_i2a, replace(HUNT, pay="none"), FEW_SEEDS),
+    Measurement("R9", "hunt_hasty", measure_i2a, replace(HUNT, model=HASTY), FEW_SEEDS),
+    Measurement("R9", "regular_wide", measure_wide, MAZES.PacmanConfig(), SEEDS),
+    Measurement("R9", "hunt_wide", measure_wide, MAZES.PacmanConfig(mode="hunt", steps=250_000), SEEDS),
+    Measurement("R9", "hunt_a2c", MAZES.measure_pacman, MAZES.PacmanConfig(mode="hunt", steps=250_000), SEEDS),
+    Measurement("R9", "regular_clock", measure_clock, MAZES.PacmanConfig(steps=1_500_000), FEW_SEEDS),
+    Measurement("R9", "hunt_clock", measure_clock, MAZES.PacmanConfig(mode="hunt", steps=2_000_000), FEW_SEEDS),
+]  # fmt: skip
+SHOWN = ()
