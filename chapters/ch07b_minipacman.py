@@ -19,7 +19,7 @@
 #
 # **What you will build.** MiniPacman as arrays, a thousand mazes in one step, and one that you play yourself; players
 # that learn nothing, from a coin toss to one that never lets itself be cornered; and an actor–critic with sixteen
-# worlds, held against them in all five games. The next notebook, which is still to come, gives it imagination. Here
+# worlds, held against them in all five games. [Chapter 07c](ch07c_imagination.ipynb) gives it imagination. Here
 # you see what it would need it for.
 #
 # | | |
@@ -636,7 +636,7 @@ show(image_slider(pictures, "steps", start=6), pictures["12"])
 # which it has caught him are left out.*
 #
 # All copies began with the same frame, and nothing in it says which of these will come true: the ghost moves by coin
-# tosses. A model of this world can at best say how likely each place is. The next notebook
+# tosses. A model of this world can at best say how likely each place is. [Chapter 07c](ch07c_imagination.ipynb)
 # judges its model by that.
 #
 # ## Players that learn nothing
@@ -1333,8 +1333,8 @@ plt.show()
 # about to lift off, and 600,000 steps do not show it. <!-- held: longer -->
 #
 # The eater, the ambusher, the wary ones: each of them asks of a step what comes *after* it. The actor–critic has to
-# find the same out by dying. That is the gap that imagination is meant to close, and the next
-# notebook asks how much of it does.
+# find the same out by dying. That is the gap that imagination is meant to close, and
+# [chapter 07c](ch07c_imagination.ipynb) asks how much of it does.
 #
 # The panel trains with settings of your own, for a fifth of the steps. Try the source's, or another game. (The
 # panel's dotted line is random play in the regular mode, whatever game you choose.)
@@ -1651,7 +1651,7 @@ print(f"{1 / lucky(10_000, np.random.default_rng(0)):.0f} episodes for one with 
 #   below the rules. In the other games it does not get off the ground. <!-- held: a2c_in_short -->
 # - Death ends a return; the clock does not.
 #
-# The source trains this agent and then turns to imagination; so shall we.
+# The source trains this agent and then turns to imagination; so does [chapter 07c](ch07c_imagination.ipynb).
 #
 # ### References
 #

@@ -75,6 +75,7 @@ TRAININGS = [  # chapter, training, config, its small settings
     ("ch07a_memory_and_hindsight", "train_reach", "ReachConfig", {"cycles": 1, "judged": 1}),
     ("ch07a_memory_and_hindsight", "train_rl2", "RL2Config", {"updates": 2}),
     ("ch07b_minipacman", "train_pacman", "PacmanConfig", {"steps": 2048}),
+    ("ch07c_imagination", "train_model", "ModelConfig", {"worlds": 8, "steps": 20, "updates": 2}),
     ("ch06_policy_optimisation", "train_a2c", "A2CConfig", {"steps": 4096}),
     ("ch06_policy_optimisation", "train_ppo", "PPOConfig", {"steps": 8192}),
     ("ch06_policy_optimisation", "train_acer", "ACERConfig", {"steps": 4096}),
