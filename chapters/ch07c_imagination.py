@@ -15,7 +15,7 @@
 # %% [markdown]
 # # 07c · Imagination: a model of the maze, and an agent that asks it
 #
-# <!-- card: A network learns in under a minute what each step in the maze would bring. Then an agent asks it before it acts. -->
+# <!-- card: A network learns in a minute what each step in the maze would bring. Then an agent asks it before it acts. -->
 #
 # **What you will build.** A model that is shown a frame of [MiniPacman](ch07b_minipacman.ipynb) and an action and says
 # what comes next; ways to tell how good it is that copying the frame does not win; and an imagination-augmented agent
@@ -25,8 +25,8 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 07b](ch07b_minipacman.ipynb) for the maze, its rules and the actor–critic. |
-# | **Time** | @@ for all cells on two cores. |
-# | **Memory** | About @@ GB. No GPU. |
+# | **Time** | @@TIME minutes for all cells on two cores. |
+# | **Memory** | About @@MEM GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 14 of [Lanham (2020)](../book/bibliography.md#lanham2020) (its last part, on
@@ -50,6 +50,7 @@ from rlbook_utils import plots, results
 from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
 from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.definitions import load_chapter
+from rlbook_utils.exercises import check
 from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import spread
 from rlbook_utils.run import Progress, live_curve, watch
@@ -600,9 +601,14 @@ print(f"likeliest picture: ghosts missing in {100 * ghosts['lost']:.0f} % of fra
 # *How often a ghost came, against how likely the model had called it, for cells in tenths between 2 and 98 %. On the
 # dashed line the model is right about how unsure it is.*
 #
-# Here the product over cells takes its toll. A ghost that stays with 50 % and moves with 50 % is likeliest nowhere,
-# or likeliest in both places: the likeliest *picture* loses it or shows it twice, although each cell's probability
-# is fine. Who feeds such pictures back into the model, as the published programs do, imagines a world in which ghosts
+# The model is as good as the rule, and no better: in the regular mode its ghosts cost @ghosts0:.2f@ nats a frame, the rule's @ghosts1:.2f@. And it is too sure
+# of itself: where it says 90 % or more (@ghosts2:.0f@ % on average), a ghost comes in @ghosts3:.0f@ % of cases. It has learned how ghosts move, and
+# nothing of where they are headed, which one frame does not show anyway. <!-- held: ghosts -->
+#
+# Here the product over cells takes its toll, too. A ghost that stays with 50 % and moves with 50 % is likeliest nowhere,
+# or likeliest in both places: the likeliest *picture* loses it or shows it twice. In the stored runs it shows fewer ghosts than came in @ghosts_lost0:.0f@ % of frames, and more in @ghosts_lost1:.0f@ %. <!-- held: ghosts_lost -->
+#
+# Who feeds such pictures back into the model, as the published programs do, imagines a world in which ghosts
 # vanish. So our agent will be given the **probabilities** themselves: frames whose cells are mixtures of kinds.
 #
 # The slider shows what the model says of one ghost, and what came of it in two thousand copies of the true world.
@@ -631,8 +637,7 @@ show(image_slider(pictures, "steps", start=2), pictures["2"])
 
 # %% [markdown]
 # *Where a ghost may be while Pacman (green) waits: left the model, fed with its own probabilities; right two thousand
-# copies of the world. One step ahead the two agree. Farther ahead the model's cloud is another: it has learned from
-# frames in which a ghost is whole.*
+# copies of the world. The model has learned from frames in which a ghost is whole; from the second step on it is shown clouds.*
 #
 # ### Five steps ahead
 #
@@ -674,7 +679,7 @@ for step in range(1, AHEAD + 1):
 # %% [markdown]
 # ### Five games
 #
-# The same settings, five seeds in each of the five games, tested on new steps of the mixed player:
+# The same settings, three seeds in each of the five games, tested on new steps of the mixed player:
 
 # %% tags=["R8", "hide-input"]
 rows = ("changed", "rewards", "rewards_common", "pacman_5", "pacman_copy_5", "nats", "nats_even", "off", "lost", "doubled", "seconds")  # fmt: skip
@@ -706,14 +711,21 @@ for axes, mode in zip(panels, MAZES.MODES, strict=True):
     axes.set_yticks(range(len(paid)), labels, fontsize=7)
     axes.set(title=mode, xlabel="foreseen (%)", xlim=(0, 105))
     axes.grid(axis="y", visible=False)
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# *Rewards foreseen, by reward, of all times that it came in the five tests of 6,400 steps; how often that was stands
+# *Rewards foreseen, by reward, of all times that it came in the three tests of 6,400 steps; how often that was stands
 # in brackets. The games share their starts and their coin tosses, seed by seed.*
 #
-# @@ five games text. <!-- held: five_games -->
+# In every game the model is right about at least @five_games0:.1f@ % of the changed cells without ghosts, and finds Pacman five imagined steps
+# ahead in at least @five_games1:.1f@ % of cases, where a copy finds him in at most @five_games2:.1f@ %. In the regular mode it foresees @five_games3:.2f@ % of
+# the rewards (who always says "one", @five_games4:.1f@). In hunt it is @five_games5:.2f@ % (always "nothing": @five_games6:.2f@); who knows everything but the coin tosses
+# to come would get @five_games7:.2f@. What is missing are deaths that a coin decides: the model foresees @five_games8:.0f@ % of them as
+# the likeliest outcome. What is really rare stays doubtful: the handful of ghosts eaten in each test says little. A model takes @five_games9:.0f@ to
+# @five_games10:.0f@ s of one core. <!-- held: five_games -->
+#
+# But hold the praise. Exercise R8.1 has a rule of five lines that moves Pacman and copies the rest; it passes the first test, too. What the
+# model knows beyond it are rewards, pills that turn ghosts yellow, and how likely a ghost is to come.
 #
 # ## A player that only looks ahead
 #
@@ -746,7 +758,10 @@ for name, fear in (("planner", 0), ("careful planner", FEAR)):
     print(f"{name:16} return {score.returns.mean():6.1f}   steps {score.steps.mean():5.0f}")
 
 # %% [markdown]
-# @@ planners text. <!-- held: planners -->
+# In the regular mode the stored planners get @planners0:.1f@ points and, with fear, @planners1:.1f@ (three models, 128 episodes each): no
+# policy was learned for that, only the world. In hunt, where a death costs 20 in the reward already, the planner gets @planners2:.1f@ (with fear
+# on top @planners3:.1f@) and lives @planners4:.0f@ steps, where random play gets −19.9 and lives about fifty. It depends on the model: its three seeds
+# bring @planners5:.1f@ to @planners6:.1f@. <!-- held: planners -->
 #
 # ## An agent that imagines
 #
@@ -761,7 +776,7 @@ boxes(axes, {
     "frame": (0, 1, "frame $s_t$"), "body": (1.7, 2.2, "convolutions,\n256 units"), "model": (1.7, 0.6, "model:\n5 actions, D steps"),
     "rollout": (1.7, -0.6, "rollout policy $\\hat\\pi$\n(from step 2 on)"), "films": (3.4, 0.6, "5 films: frames\nand rewards"),
     "encoder": (5.1, 0.6, "encoder: convolutions,\nLSTM, last step first"), "codes": (6.8, 0.6, "5 codes $c_a$"),
-    "policy": (8.5, 1.7, "policy: $w_a \\cdot f + u \\cdot c_a$"), "value": (8.5, 0.3, "value: of $f$ and\nthe mean code"),
+    "policy": (8.5, 2.2, "policy: $w_a \\cdot f + u \\cdot c_a$"), "value": (8.5, 0.3, "value: of $f$ and\nthe mean code"),
 }, [("frame", "body"), ("frame", "model"), ("rollout", "model"), ("model", "films"), ("films", "encoder"), ("encoder", "codes"),
     ("codes", "policy"), ("codes", "value"), ("body", "policy"), ("body", "value")], (1.5, 0.7))  # fmt: skip
 axes.set(xlim=(-0.9, 9.4), ylim=(-1.1, 2.7))
@@ -779,8 +794,9 @@ plt.show()
 # V(s) = v \cdot \Big( f(s),\ \tfrac{1}{5} \textstyle\sum_a c_a(s) \Big) .
 # $$
 #
-# That is our change, made after the paper's wiring had learned little in the first trials; it is among the controls below
-# (`heads="separate"`). The others replace what is imagined: frames by copies of the present one, rewards by nothing.
+# That is our change. In a trial (one seed, 60,000 steps, not stored) the paper's wiring reached 20 points and the shared one 50 to 60;
+# two others without the LSTM reached 20 and 24. The paper's is there to be tried (`heads="separate"`). The other choices replace
+# what is imagined: frames by copies of the present one, rewards by nothing. They are the controls below.
 
 
 # %%
@@ -899,10 +915,12 @@ class I2ANet(nn.Module):
 pair = torch.cat([test.frames[:1], test.frames[-1:]])
 films = imagine(model, RolloutPolicy(), pair, I2AConfig())
 likeliest = films.planes[0].argmax(1).byte().numpy()  # [10, 15, 19]
-MAZES.filmstrip(likeliest, [f"{b}: {name}" for b in (0, 1) for name in MAZES.ACTION_NAMES], 12.5)
+for b in (0, 1):
+    strip = np.concatenate([pair[b : b + 1].numpy(), likeliest[5 * b : 5 * b + 5]])
+    MAZES.filmstrip(strip, [f"frame {b}", *MAZES.ACTION_NAMES])
 
 # %% [markdown]
-# *The ten films of two frames, one step deep: first the five of frame 0, then the five of frame 1.*
+# *The ten films of two frames, one step deep, in their order: row by row.*
 #
 # ### Playing and learning
 #
@@ -1032,7 +1050,6 @@ STEP_RUNS = {
     "regular": {"I2A": ("R9", "regular"), "A2C": ("R7", "regular"), "A2C, as many parameters": ("R9", "regular_wide")},
     "hunt": {"I2A": ("R9", "hunt"), "A2C": ("R9", "hunt_a2c"), "A2C, as many parameters": ("R9", "hunt_wide")},
 }  # fmt: skip
-RULES = {"regular": ("eater", 86.0), "hunt": ("ambusher_3", 0.0)}
 figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.1))
 for axes, (mode, what) in zip(
     panels, (("regular", "return"), ("hunt", "return"), ("hunt", "length")), strict=True
@@ -1045,23 +1062,31 @@ for axes, (mode, what) in zip(
     axes.set(title=mode, xlabel="thousand steps of the world", ylabel={"return": "return", "length": "steps of an episode"}[what])  # fmt: skip
 rule = results.metric("R6", "floors", "regular_eater").mean()
 panels[0].axhline(rule, color=plots.INK, linestyle="--", label="eater (a rule)")
-panels[0].legend(fontsize=7)
+panels[0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.02))
+panels[0].set(ylim=(0, 95))
 plt.show()
 
 # %% [markdown]
 # *The last hundred episodes while it learns: lines are means, thin lines seeds. Dotted: the planner, which uses the same model
 # and learns nothing else. The best rules of chapter 07b (676.8 in regular, 118.6 in hunt) lie far above the pictures.*
 #
-# @@ steps text <!-- held: by_steps -->
+# After equal steps of the world every seed with imagination is ahead of every seed without. In the regular mode the last
+# networks get @by_steps0:.1f@ (@by_steps1:.1f@ to @by_steps2:.1f@) after 150,000 steps, A2C @by_steps3:.1f@, and with as many parameters @by_steps4:.1f@. In hunt, after 250,000, it
+# is @by_steps5:.1f@ (@by_steps6:.1f@ to @by_steps7:.1f@) against @by_steps8:.1f@ and @by_steps9:.1f@, and a life lasts @by_steps10:.0f@ steps against @by_steps11:.0f@. It takes @by_steps12:,.0f@ steps a
+# second, learning included. <!-- held: by_steps -->
 #
-# But the model had steps, too: 204,800 of them, before the agent took its first. And an imagined frame is not free:
+# Look at the planners, too. In both games the agent's mean ends above that of the planner with the same models: it has
+# learned something beyond the next reward. But the careful planner, who is told what a death costs, gets @planners1:.1f@ in the regular mode and has learned nothing but the model;
+# in hunt it gets @planners3:.1f@. <!-- held: above_the_planner --> And the rules of chapter 07b, which look farther, are far above all of them.
+#
+# But the model had steps, too: 204,800 of them, more than the agent of the regular mode has. And an imagined frame is not free:
 # the actor–critic plays several times as many steps in a second. So the same runs twice more, with what the model
 # cost counted, and by the seconds of one core.
 
 # %% tags=["R9", "hide-input"]
 figure, panels = plt.subplots(1, 4, figsize=(13, 3))
 for column, (mode, longest) in enumerate(
-    (("regular", ("R9", "regular_clock")), ("hunt", ("R9", "hunt_clock")))
+    (("regular", ("R7", "regular_long")), ("hunt", ("R9", "hunt_clock")))
 ):
     i2a_runs, data = ("R9", mode), ModelConfig().worlds * ModelConfig().steps
     model_seconds = results.metric("R9", mode, "model_seconds").mean()
@@ -1081,14 +1106,21 @@ for column, (mode, longest) in enumerate(
     by_clock.set(title=mode, xlabel="seconds of one core, those of\nthe model included")
 panels[0].set(ylabel="return of the last hundred episodes")
 panels[0].legend(fontsize=7)
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
 # *The same agents, with the model's steps (left) and the model's seconds (right) counted; grey is the time in which the model is
-# made. A2C has three seeds here.*
+# made. A2C has 600,000 steps in the regular mode and two million in hunt. (Seconds were taken with both cores busy,
+# but for A2C in the regular mode.)*
 #
-# @@ costs text <!-- held: by_costs -->
+# With the model's @by_costs0:,.0f@ steps counted, I2A's last hundred episodes in the regular mode bring @by_costs1:.1f@ where A2C's bring
+# @by_costs2:.1f@ after as many steps. By the clock I2A gets there in @by_costs3:.0f@ s, and A2C is at @by_costs4:.1f@ after @by_costs5:.0f@. In hunt
+# it is @by_costs6:.1f@ against @by_costs7:.1f@ by steps; and after two million steps, in @by_costs10:.0f@ s, A2C is at @by_costs9:.1f@, where I2A has taken @by_costs8:.0f@ s for its own. <!-- held: by_costs -->
+#
+# Three figures, three answers. Per step of the agent imagination learns faster in both games. Once the model's own steps count, its
+# lead in the regular mode @@verdict1. By the clock A2C is ahead there: what imagination saves in steps it spends in
+# seconds, and in a world as cheap as this one steps cost nothing. In hunt A2C has hardly begun to learn
+# after two million steps, and imagination leads by every count.
 #
 # ### Which part of it helps?
 #
@@ -1098,7 +1130,7 @@ plt.show()
 CONTROL_NAMES = {
     "R9 regular": "frames and rewards imagined", "R9 regular_copied": "rewards, frames copied",
     "R9 regular_unpaid": "frames, no rewards", "R9 regular_blind": "frames copied, no rewards",
-    "R9 regular_separate": "the paper's wiring", "R9 regular_depth3": "three steps deep",
+    "R9 regular_depth3": "three steps deep",
     "R9 regular_wide": "A2C, as many parameters", "R7 regular": "A2C",
 }  # fmt: skip
 figure, panels = plt.subplots(1, 2, figsize=(12, 3.2))
@@ -1106,23 +1138,27 @@ plots.bars(panels[0], {label: results.metric(*name.split(), "returns") for name,
 panels[0].axvline(results.metric("R9", "regular_planners", "planner").mean(), color=plots.INK, linestyle=":")  # fmt: skip
 panels[0].set(title="regular, 150,000 steps", xlabel="return")
 hunted = {
-    "R9 hunt": "frames and rewards imagined", "R9 hunt_unpaid": "frames, no rewards",
-    "R9 hunt_hasty": "a model of 750 updates", "R9 hunt_wide": "A2C, as many parameters", "R9 hunt_a2c": "A2C",
+    "R9 hunt": "frames and rewards imagined", 
+    "R9 hunt_unpaid": "frames, no rewards", "R9 hunt_wide": "A2C, as many parameters", "R9 hunt_a2c": "A2C",
 }  # fmt: skip
 plots.bars(panels[1], {label: results.metric(*name.split(), "returns") for name, label in hunted.items()})  # fmt: skip
 panels[1].axvline(results.metric("R9", "hunt_planners", "planner").mean(), color=plots.INK, linestyle=":")  # fmt: skip
 panels[1].set(title="hunt, 250,000 steps", xlabel="return")
-figure.tight_layout()
 plt.show()
 
 # %% [markdown]
 # *The last network in 128 fresh episodes; circles are seeds, the dotted line is the planner.*
 #
-# @@ controls text <!-- held: controls -->
+# **In the regular mode it is the rewards.** With frames and rewards imagined the agent gets @controls0:.1f@; with the rewards alone, each film showing nothing
+# but the present frame, @controls1:.1f@. With imagined frames and no rewards it is @controls2:.1f@, with neither @controls3:.1f@: no more than A2C.
+# What this agent needs to know is what the next step pays, and a table of five numbers would have told it. Three imagined steps
+# bring @controls4:.1f@, for three times the work. In hunt the rewards are needed, too: with imagined frames alone @controls6:.1f@, with both @controls5:.1f@. What
+# the frames add there we did not measure. <!-- held: controls -->
 #
-# And the trained agent: does it still need its films? We show it dull ones (copies, without rewards) in its games.
+# And the trained agent: does it still need its films? We show it dull ones (copies, without rewards), in 32 games.
 #
-# @@ asleep text <!-- held: asleep -->
+# In the regular mode they bring @asleep0:.1f@ points, about what random play gets; in hunt @asleep1:.1f@, and a life of @asleep2:.0f@ steps.
+# The policy leans on its films entirely. Whoever gives such an agent a wrong model takes everything from it. <!-- held: asleep -->
 #
 # ## What it sees
 #
@@ -1156,8 +1192,8 @@ for _ in range(by_budget(4, 45)):
             fontsize=9,
         )
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         axes.grid(visible=False)
-    figure.tight_layout()
     pictures.append(plots.to_png(figure))
     plt.close(figure)
     step = world.step(np.array([action]))
@@ -1179,6 +1215,358 @@ preview = plots.to_png(
 i2a_panel = panel(
     partial(train_i2a, model=model), I2AConfig(steps=30_000), metric="return", floor=scores["planner"].returns.mean(), preview=preview
 )  # fmt: skip
+
+# %% [markdown]
+# ## What the published code does otherwise
+#
+# The [errata](../book/errata.md#imagination) have each of these with its symptom and its cure:
+#
+# - The films of one frame are shown beside another (below).
+# - The distillation has the wrong sign, and a step of the wrong optimiser hides it (below).
+# - The rollout policy's action is given to the model by an index that broadcasts: from the second imagined step on every frame
+#   gets every action.
+# - The tables of colours and of rewards differ between the program that trains the model and the one that uses it.
+# - The frame after an end is that of another game, and counts in the model's loss.
+# - One branch of the model sees one cell in four, and these are walls.
+# - In the other source imagined frames are scaled twice before the rollout policy sees them.
+#
+
+# %% [markdown]
+# ## Spot the bug
+#
+# All three are from published programs that build this agent, told in our words.
+#
+# ### Whose films?
+#
+# Each of B frames is to be imagined with each of five actions, and the codes of the films are to be laid beside the
+# frame that they start from. `repeat` puts a whole tensor behind itself.
+#
+# ```python
+# states = frames.repeat(5, 1, 1)                      # [5 · B, 15, 19]
+# actions = torch.arange(5).repeat(B)                  # [5 · B]: 0, 1, 2, 3, 4, 0, 1, ...
+# codes = encoder(films_of(states, actions))           # [5 · B, C]
+# everything = torch.cat([features, codes.view(B, -1)], 1)
+# ```
+#
+# With 16 frames, how many of the 80 films stand beside their own frame? And with one frame?
+
+
+# %% tags=["R9"]
+def stands_beside(count: int) -> np.ndarray:
+    """From which frame the film in slot a of frame b starts: [B, 5]."""
+    return (np.arange(5 * count) % count).reshape(count, 5)
+
+
+for count in (1, 2, 4, 16, 80):
+    own = (stands_beside(count) == np.arange(count)[:, None]).sum()
+    print(f"{count:3} frames: {own:3} of {5 * count:3} films stand beside their own frame")
+playing = stands_beside(16) + 16 * np.arange(5)[:, None, None]  # five steps of 16 worlds
+same = (stands_beside(80).reshape(5, 16, 5) == playing).all(2).sum()
+print(f"{same} of 80 frames have the same five films in learning as in playing")
+
+many = test.frames[-16:]
+films = imagine(model, RolloutPolicy(), many, I2AConfig())
+mixed = [5 * start + action for action, start in enumerate(stands_beside(16)[1])]  # beside frame 1
+likeliest = films.planes[0].argmax(1).byte()
+for whose, rows in (("its own", list(range(5, 10))), ("beside it", mixed)):
+    shown = torch.cat([many[1:2], likeliest[rows]]).numpy()
+    MAZES.filmstrip(shown, ["frame 1", *[f"{whose}: {name}" for name in MAZES.ACTION_NAMES]])
+
+# %% [markdown]
+# *Frame 1 of 16. Above its own five films; below the five that stand beside it: those of frames 5 to 9, one action
+# each.*
+#
+# Eight of eighty. Row i has state i modulo 16 and action i modulo 5, and `view` reads it as action i modulo 5 of
+# frame i // 5. So each slot has the right action, mostly of another frame. With a single frame all is right, and with a
+# single frame such code is tried out. And nearly every frame is judged by other films in learning than it had in
+# playing, so that the gradient belongs to a policy that nobody played. Nothing crashes. Who compares the agent with
+# plain A2C may conclude that imagination does not help. The cure is one layout throughout:
+# `repeat_interleave(5, 0)` for the frames, or an axis of actions that is flattened once.
+#
+# ### A distillation that unlearns
+#
+# ```python
+# agreement = (log_probs.exp().detach() * rollout_policy(planes)).sum(-1).mean()
+# loss = 0.01 * agreement
+# distiller.zero_grad()
+# loss.backward()
+# agents_optimiser.step()
+# ```
+#
+# Two lines are wrong. What does each of the two faults do alone, and what do they do together?
+
+# %% tags=["R9"]
+some = MAZES.planes(test.frames[:: by_budget(400, 50)])
+with torch.no_grad():
+    hopes = model(some, torch.arange(5).expand(len(some), 5))[1].softmax(-1) @ model.prizes
+wanted = (3 * hopes).log_softmax(-1)  # an agent that goes after what pays: [B, 5]
+figure, axes = plt.subplots(figsize=(6, 2.8))
+for name, sign in (("with its minus", -1), ("without", 1)):
+    torch.manual_seed(0)
+    pupil, curve = RolloutPolicy(), []
+    optimiser = torch.optim.Adam(pupil.parameters(), 3e-3)
+    for _ in range(by_budget(5, 60)):
+        agreement = (wanted.exp() * pupil(some)).sum(-1).mean()
+        OPTIMISATION.gradient_step(pupil, optimiser, sign * agreement, 100)
+        curve.append(-agreement.item())
+    agree = (pupil(some).argmax(1) == wanted.argmax(1)).float().mean()
+    print(f"{name:14}: cross-entropy {curve[-1]:8.2f}; the same likeliest action in {100 * agree:.0f} % of frames")  # fmt: skip
+    axes.plot(curve, label=name)
+axes.axhline(-(wanted.exp() * wanted).sum(-1).mean(), color=plots.INK, linestyle="--", label="the least possible")  # fmt: skip
+axes.set(yscale="log", xlabel="steps of distillation", ylabel="cross-entropy (nats)")
+axes.legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# *The rollout policy's cross-entropy, on a logarithmic axis, with its own optimiser.*
+#
+# Without the minus the step makes unlikely what the agent does, and the loss has no bottom: whoever minimises
+# $\sum_a \pi(a \mid s) \log \hat\pi(a \mid s)$ ends at $-\infty$. Alone, this fault shows at once. Now the other one:
+
+
+# %% tags=["R9"]
+def weights(net: nn.Module) -> torch.Tensor:
+    """All of a network's parameters in one row."""
+    return nn.utils.parameters_to_vector(net.parameters()).detach()
+
+
+learner = i2a(I2AConfig(), 1, model)
+pupil, agent = learner.rollout_policy, [weights(learner.net)]
+learner.update()  # the agent's own step. Its gradients stay where they are
+agent.append(weights(learner.net))
+before, agreement = weights(pupil), (wanted.exp() * pupil(some)).sum(-1).mean()
+learner.distiller.zero_grad()
+agreement.backward()
+learner.optimiser.step()  # wrong: the agent's
+agent.append(weights(learner.net))
+own, extra = agent[1] - agent[0], agent[2] - agent[1]
+print(f"the rollout policy moved by {(weights(pupil) - before).norm():.3f}")
+print(f"the agent by {own.norm():.3f}, then once more by {extra.norm():.3f}")
+print(f"cosine between the two steps {F.cosine_similarity(own, extra, 0):.3f}")
+
+# %% [markdown]
+# The rollout policy stands still, so that the wrong sign cannot do its harm. The agent is stepped twice with one
+# gradient, which is a larger learning rate and looks like one. Together the two faults show in nothing but a rollout
+# policy that never learns, and a program that imagines one step never asks it. Two tests find both: after a
+# distillation the rollout policy is nearer to the agent, and the agent has not moved.
+#
+# ### Everybody's action
+#
+# In the published programs the model is told the action by five planes of zeros and ones, one for each action. From the
+# second imagined step on, the rollout policy chooses it:
+#
+# ```python
+# action = rollout_policy.act(states)        # [N, 1]
+# told = torch.zeros(N, 5, 15, 19)
+# told[range(N), action] = 1
+# ```
+#
+# What is each of the N frames told? Mind the shapes.
+
+# %% tags=["R9"]
+torch.manual_seed(0)
+action = MAZES.draw_actions(torch.zeros(80, 5))[:, None]  # [80, 1]
+told = torch.zeros(80, 5)
+told[range(80), action] = 1
+print(f"ones: {told.sum():.0f}; there should be 80")
+
+everybody = copy.deepcopy(model)  # a plane of ones is a bias: five planes, the sum of the five
+everybody.act.weight.data[:] = model.act.weight.data.sum(0)
+asked = slice(60, None, by_budget(400, 25))
+moves, now = test.actions[asked, None], MAZES.planes(test.frames[asked])
+came = (test.after[asked] == MAZES.PACMAN).flatten(1)
+shown = {f"now, and {MAZES.ACTION_NAMES[moves[0]]}": test.frames[60]}
+for name, asking in (("its own action", model), ("all five at once", everybody)):
+    with torch.no_grad():
+        after = asking(now, moves)[0][:, 0].softmax(1)
+    chances = after[:, MAZES.PACMAN].flatten(1)
+    found = (chances.argmax(1) == came.int().argmax(1))[came.any(1)].float().mean()
+    print(f"{name:16}: {chances.sum(1).mean():.2f} Pacmen a frame, likeliest where he came in {100 * found:.0f} %")  # fmt: skip
+    shown[name] = after[0].argmax(0).byte()
+MAZES.filmstrip(torch.stack(list(shown.values())).numpy(), list(shown), 9)
+
+# %% [markdown]
+# *A frame, and the likeliest next one: from the model told the action that was taken, and told all five. Pacman is
+# green.*
+#
+# Two index arrays are stretched over each other: N numbers in a row and N in a column make a table of N times N. So
+# each frame is told every action that anybody takes. Nobody ever asked the model such a question, and its answer means
+# nothing: here it hardly sees Pacman anywhere. From depth 2 on such frames are the rest of each film. The published
+# program stops at depth 1, so that the fault sleeps until somebody raises the depth, and finds that looking farther
+# ahead does not help. `action[:, 0]` mends it, and a sum finds it: one-hot codes have as many ones as rows.
+#
+# ## Exercises
+#
+# Each has a solution that runs, folded away. The sources also ask their readers to tune the model's settings, and to
+# train the agent to its end. For the first change `ModelConfig` in the cell that trains the model, and watch its curve
+# under *Training*; the second is done, and measured, under *Does imagination help?*
+#
+# **R8.1 A model in a few lines.** The trained model is right about most of the cells that change. How much of that is
+# hard? Write `forecast(frames, actions)`: frames [M, 15, 19] (uint8) and actions [M] in, the next frames out, by a rule
+# for Pacman and a copy of everything else. At least 99 % of the changed cells without ghosts should be right, and hardly
+# another cell touched. (`MAZES.NEXT` knows the walls.)
+
+# %%
+# Your forecast(frames, actions), and then check("R8.1", forecast)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def forecast(frames: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    after, row = frames.flatten(1).clone(), torch.arange(len(frames))
+    here = (after == MAZES.PACMAN).int().argmax(1)
+    after[row, here] = MAZES.FLOOR
+    after[row, torch.from_numpy(MAZES.NEXT)[here, actions.long()]] = MAZES.PACMAN
+    return after.view_as(frames)
+
+
+check("R8.1", forecast)
+ruled = MAZES.planes(forecast(test.frames, test.actions)).log()
+print(f"the rule {100 * score_frames(ruled, test)['changed']:.2f} %")
+print(f"the model {100 * score_frames(predictions(model, test)[0], test)['changed']:.2f} %")
+
+# %% [markdown]
+# So this count says that the model has learned how Pacman moves, which five lines know. It is a test to pass, and
+# nothing to boast of. The hard parts are ghosts and rewards.
+#
+# **R8.2 Rare rewards, taken back.** In training, `weight` rare steps (0.2) came to each step of a fair batch, drawn
+# evenly among those whose reward is rare; their share of the memory is `share`. A model that has learned this without
+# error says `said` [B, R]. Write `fair(said, rare, share, weight)`, `rare` [R] a row of booleans, which returns the true
+# probabilities [B, R]. (How much more often than others does a rare step come up?)
+
+# %%
+# Your fair(said, rare, share, weight), and then check("R8.2", fair)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def fair(said: torch.Tensor, rare: torch.Tensor, share: float, weight: float) -> torch.Tensor:
+    odds = said / torch.where(rare, 1 + weight / share, 1.0)
+    return odds / odds.sum(-1, keepdim=True)
+
+
+check("R8.2", fair)
+toss = torch.tensor([[1 - 0.985, 0.985]])
+print(fair(toss, torch.tensor([False, True]), 0.003, 0.2))  # how sure of the rare side was it?
+
+# %% [markdown]
+# With weight $w$ and share $\rho$ each rare step is seen $1 + w / \rho$ times as often as it should be: 68 times with
+# $w = 0.2$ and $\rho = 0.003$. Where a reward is certain that does no harm. Where it is a coin toss, the model calls the
+# rare side with 98.5 %, and 50 % is meant.
+#
+# **R8.3 Predict, then run.** A model says of each cell by itself what it will show, and its probabilities are perfect. A ghost
+# moves on with probability `moves`, evenly to one of `ways` cells, which otherwise show floor. Else it stays. Under it
+# lies food with probability `food`, else floor. How many ghosts does the likeliest picture show if `moves` is 0.6:
+# with one way and surely floor under the ghost; with one way and food as likely as not; with two ways and surely floor?
+# Write down three numbers. Then write `likeliest_ghosts(moves, food, ways)`, which counts the cells where a ghost is
+# likelier than anything else.
+
+# %%
+# Your likeliest_ghosts(moves, food, ways), and then check("R8.3", likeliest_ghosts)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def likeliest_ghosts(moves: float, food: float, ways: int) -> int:
+    here = 1 - moves > moves * max(food, 1 - food)
+    there = moves / ways > 1 - moves / ways
+    return int(here) + ways * int(there)
+
+
+check("R8.3", likeliest_ghosts)
+print([likeliest_ghosts(0.6, food, ways) for food, ways in ((0, 1), (0.5, 1), (0, 2))])
+
+# %% [markdown]
+# One, two, none. What a ghost hides is why it may be there twice: if it goes, food and floor share what is left. Where
+# it has two ways, none of them is likelier than not. No model can do better with a picture; with probabilities it
+# can.
+#
+# **R9.1 In order.** Write `tile(frames, count)`: frames [B, 15, 19] in; out come frames [B · count, 15, 19] and actions
+# [B · count], state-major, so that each frame meets each of the actions 0 to `count` − 1.
+
+# %%
+# Your tile(frames, count), and then check("R9.1", tile)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def tile(frames: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return frames.repeat_interleave(count, 0), torch.arange(count).repeat(len(frames))
+
+
+check("R9.1", tile)
+
+# %% [markdown]
+# **R9.2 Where distillation pulls.** Write `pull(log_probs, logits)`: the agent's log-probabilities [B, 5] and the
+# rollout policy's logits [B, 5] in, the gradient of the distillation's loss with respect to these logits out, [B, 5],
+# without autograd. When is it nothing?
+
+# %%
+# Your pull(log_probs, logits), and then check("R9.2", pull)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def pull(log_probs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return (logits.softmax(-1) - log_probs.exp()) / len(logits)
+
+
+check("R9.2", pull)
+
+# %% [markdown]
+# What the rollout policy does less what the agent does: nothing where the two agree. With the other sign each
+# difference grows.
+#
+# **R9.3 Two steps ahead.** Write `look_twice(model, frames, discount)`: for frames [B, 15, 19] what each first action is
+# worth, [B, 5]: its expected reward, and, discounted, that of the best second action in the imagined frame. Feed the
+# model's probabilities back, not the likeliest frame. Who is gone gets nothing more, so weigh the second
+# reward by the chance that Pacman is still there (his probabilities summed over cells, at most 1).
+
+# %%
+# Your look_twice(model, frames, discount), and then check("R9.3", look_twice)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+@torch.no_grad()
+def look_twice(model: MazeModel, frames: torch.Tensor, discount: float) -> torch.Tensor:
+    choices = torch.arange(5).expand(len(frames), 5)
+    kinds, prizes = model(MAZES.planes(frames), choices)
+    after = kinds.softmax(2)  # [B, 5, 7, 15, 19]
+    first = prizes.softmax(-1) @ model.prizes
+    alive = after[:, :, MAZES.PACMAN].sum((2, 3)).clamp(max=1)
+    prizes = model(after.flatten(0, 1), choices.repeat_interleave(5, 0))[1]  # [B · 5, 5, R]
+    second = (prizes.softmax(-1) @ model.prizes).amax(1).view_as(first)
+    return first + discount * alive * second
+
+
+check("R9.3", look_twice)
+
+
+def far_sighted(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    worth = look_twice(model, torch.from_numpy(frames), 0.99).numpy()
+    return (worth + 0.02 * rng.random(worth.shape)).argmax(1)
+
+
+for name, one in (("one step ahead", planner(model)), ("two steps", far_sighted)):
+    score = MAZES.play(one, MAZES.MODES["regular"], by_budget(4, 8), np.random.default_rng(5), by_budget(10, 200))  # fmt: skip
+    print(f"{name:15} return {score.returns.mean():6.1f} in at most {by_budget(10, 200)} steps")
+
+# %% [markdown]
+# Eight short games decide nothing between the two; they show that it runs. `measure_planners` below asks such a question
+# properly.
+
+# %% [markdown]
+# ## Summary
+#
+# - A network of 31,283 weights learns in about a minute of one core what a step in the maze brings.
+# - Judge a model by what changes, with a copy and a rule beside it, and judge what is chance by likelihood and calibration. The
+#   likeliest picture of a world with chance in it is a world that never was.
+# - With imagination an actor–critic gets @short0:.1f@ in the regular mode after 150,000 steps, where it gets @short1:.1f@ without; in hunt @short2:.1f@ after 250,000 against @short3:.1f@.
+#   <!-- held: in_short -->
+# - In the regular mode the imagined rewards do all of it; the imagined frames add nothing that we could measure.
+# - Say what is counted: steps of the agent, steps of its model as well, or seconds. The answers differ.
+#
+# ### References
+#
+# - [Weber et al. (2017)](../book/bibliography.md#weber2017) for the model, the films and the agent.
+# - [Lanham (2020)](../book/bibliography.md#lanham2020) and [Lapan (2018)](../book/bibliography.md#lapan2018) for the programs
+#   that this chapter replaces.
+#
 
 # %% [markdown]
 # ## What `make results` measures
@@ -1259,26 +1647,22 @@ SEEDS, FEW_SEEDS = (1, 2, 3, 4, 5), (1, 2, 3)
 REGULAR, HUNT = I2AConfig(steps=150_000), I2AConfig(mode="hunt", steps=250_000)
 CONTROLS = {
     "unpaid": {"pay": "none"}, "copied": {"frames": "copied"}, "blind": {"frames": "copied", "pay": "none"},
-    "depth3": {"depth": 3}, "separate": {"heads": "separate"},
+    "depth3": {"depth": 3},
 }  # fmt: skip
-HASTY = ModelConfig(updates=750)
 MEASUREMENTS = [
-    *(Measurement("R8", mode, measure_model, ModelConfig(mode=mode), SEEDS,
+    *(Measurement("R8", mode, measure_model, ModelConfig(mode=mode), FEW_SEEDS,
                   (Metric("changed", "of changed cells without ghosts, copying: 0"),
                    Metric("rewards", "of rewards")) if mode == "regular" else ()) for mode in MAZES.MODES),
-    *(Measurement("R9", f"{mode}_planners", measure_planners, ModelConfig(mode=mode), SEEDS) for mode in ("regular", "hunt")),
+    *(Measurement("R9", f"{mode}_planners", measure_planners, ModelConfig(mode=mode), FEW_SEEDS) for mode in ("regular", "hunt")),
     Measurement("R9", "regular", measure_i2a, REGULAR, FEW_SEEDS, (
         Metric("returns", "mean return after 150,000 steps"), Metric("speed", "steps/s, learning included", "median"),
     )),
     Measurement("R9", "hunt", measure_i2a, HUNT, FEW_SEEDS),
     *(Measurement("R9", f"regular_{name}", measure_i2a, replace(REGULAR, **change), FEW_SEEDS) for name, change in CONTROLS.items()),
     Measurement("R9", "hunt_unpaid", measure_i2a, replace(HUNT, pay="none"), FEW_SEEDS),
-    Measurement("R9", "hunt_copied", measure_i2a, replace(HUNT, frames="copied"), FEW_SEEDS),
-    Measurement("R9", "hunt_hasty", measure_i2a, replace(HUNT, model=HASTY), FEW_SEEDS),
     Measurement("R9", "regular_wide", measure_wide, MAZES.PacmanConfig(), SEEDS),
     Measurement("R9", "hunt_wide", measure_wide, MAZES.PacmanConfig(mode="hunt", steps=250_000), SEEDS),
     Measurement("R9", "hunt_a2c", MAZES.measure_pacman, MAZES.PacmanConfig(mode="hunt", steps=250_000), SEEDS),
-    Measurement("R9", "regular_clock", MAZES.measure_pacman, MAZES.PacmanConfig(steps=1_500_000), FEW_SEEDS),
     Measurement("R9", "hunt_clock", MAZES.measure_pacman, MAZES.PacmanConfig(mode="hunt", steps=2_000_000), FEW_SEEDS),
 ]  # fmt: skip
 SHOWN = ()

@@ -48,7 +48,7 @@ def forecast(answer):
         )
     if right < 0.99 * changed:
         raise Wrong(
-            f"It gets {100 * right / changed:.0f} % of the changed cells. He goes to NEXT[cell, action], and leaves floor behind."
+            f"It gets {100 * right / changed:.0f} % of the changed cells. He goes to NEXT[cell, action] and leaves floor."
         )
 
 

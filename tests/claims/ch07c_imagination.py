@@ -1,0 +1,142 @@
+"""What chapter 07c says about its stored models and agents."""
+
+import numpy as np
+
+from rlbook_utils import results
+from rlbook_utils.definitions import load_chapter
+
+CHAPTER = load_chapter("ch07c_imagination")
+MODES = list(CHAPTER.MAZES.MODES)
+
+
+def _model(mode: str, name: str) -> np.ndarray:
+    """Of the stored models of a mode, by seed."""
+    return results.metric("R8", mode, name)
+
+
+def _agent(name: str, what: str = "returns", row: str = "R9") -> np.ndarray:
+    """Of the last network, by seed."""
+    return results.metric(row, name, what)
+
+
+def _foreseen(mode: str, reward: str) -> tuple[float, float]:
+    """Share foreseen of a reward, all seeds together, and how often it came."""
+    runs = [run["metrics"] for run in results.runs("R8", mode)]
+    counts = np.array([run.get(f"count_{reward}", 0) for run in runs])
+    shares = np.array([run.get(f"reward_{reward}", 0) for run in runs])
+    return float((counts * shares).sum() / counts.sum()), float(counts.sum())
+
+
+def _after(curve: str, row: str, name: str, steps: float) -> np.ndarray:
+    """A curve's values, by seed, at its last report up to so many steps."""
+    at = (results.curves(row, name, "steps")[0] <= steps).nonzero()[0][-1]
+    return results.curves(row, name, curve)[:, at]
+
+
+# The model
+
+
+def ghosts() -> list[float]:
+    """No better than the rule that does not know where ghosts are headed; too sure where it is sure; what is lost."""
+    model, rule = (np.concatenate([_model(mode, n) for mode in MODES]) for n in ("nats", "nats_even"))  # fmt: skip
+    assert np.abs(model - rule).max() < 0.1 and model.mean() > rule.mean() - 0.02
+    said, came = (np.concatenate([_model(mode, f"{n}_9") for mode in MODES]) for n in ("said", "happened"))  # fmt: skip
+    assert (said > came + 0.03).all()
+    return [_model("regular", "nats").mean(), _model("regular", "nats_even").mean(), 100 * _model("regular", "said_9").mean(),
+            100 * _model("regular", "happened_9").mean()]  # fmt: skip
+
+
+def ghosts_lost() -> list[float]:
+    """The likeliest picture's ghosts, in the regular mode."""
+    return [100 * _model("regular", name).mean() for name in ("lost", "doubled")]
+
+
+def five_games() -> list[float]:
+    """Changed cells, rewards and Pacman in every mode; what is the most that can be foreseen of rewards."""
+    for mode in MODES:
+        assert _model(mode, "changed").min() >= 0.985 and _model(mode, "rewards").mean() >= 0.985
+    least = min(_model(mode, "changed").mean() for mode in MODES)
+    ahead = [_model(mode, "pacman_5").mean() for mode in MODES]
+    copies = [_model(mode, "pacman_copy_5").mean() for mode in MODES]
+    rewards = [_model("regular", "rewards").mean(), _model("regular", "rewards_common").mean()]
+    hunted = [_model("hunt", n).mean() for n in ("rewards", "rewards_common", "rewards_possible")]
+    seconds = np.concatenate([_model(mode, "seconds") for mode in MODES])
+    return [100 * least, 100 * min(ahead), 100 * max(copies), *(100 * x for x in (*rewards, *hunted)),
+            100 * _foreseen("hunt", "-20")[0], *_rounded(seconds)]  # fmt: skip
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(values.min()), float(values.max())]
+
+
+def planners() -> list[float]:
+    """The planners in both games."""
+    found = [
+        _agent(f"{mode}_planners", who).mean()
+        for mode in ("regular", "hunt")
+        for who in ("planner", "careful_planner")
+    ]
+    length = _agent("hunt_planners", "planner_length")
+    return [*found, length.mean(), *_rounded(_agent("hunt_planners", "planner"))]
+
+
+# The agent
+
+
+def by_steps() -> list[float]:
+    """At equal steps of the world: every seed with imagination is ahead of every one without."""
+    found = []
+    for mode, without in (("regular", ("R7", "regular")), ("hunt", ("R9", "hunt_a2c"))):
+        ours, theirs = _agent(mode), _agent(without[1], row=without[0])
+        wide = _agent(f"{mode}_wide")
+        assert ours.min() > max(theirs.max(), wide.max())
+        found += [ours.mean(), *_rounded(ours), theirs.mean(), wide.mean()]
+    lengths = _agent("hunt", "steps"), _agent("hunt_a2c", "steps")
+    assert _agent("regular").mean() > 1.5 * _agent("regular", row="R7").mean()
+    return [*found, lengths[0].mean(), lengths[1].mean(), np.median(_agent("regular", "speed"))]
+
+
+def above_the_planner() -> list[float]:
+    """The agents' means are above the planners'; with fear a planner is far above the agent in the regular mode."""
+    for mode in ("regular", "hunt"):
+        assert _agent(mode).mean() > _agent(f"{mode}_planners", "planner").mean()
+    careful = [_agent(f"{mode}_planners", "careful_planner") for mode in ("regular", "hunt")]
+    assert careful[0].mean() > 1.4 * _agent("regular").mean()
+    return [found.mean() for found in careful]
+
+
+def by_costs() -> list[float]:
+    """With the model's steps counted, and by seconds: the last hundred episodes at the end of both curves."""
+    data = CHAPTER.ModelConfig().worlds * CHAPTER.ModelConfig().steps
+    found = [data]
+    ours, hunted = (results.curves("R9", mode, "return")[:, -1] for mode in ("regular", "hunt"))
+    seconds = [_agent(m, "seconds").mean() + _agent(m, "model_seconds").mean() for m in ("regular", "hunt")]  # fmt: skip
+    same_steps = _after("return", "R7", "regular_long", 150_000 + data)
+    longest = results.curves("R7", "regular_long", "return")[:, -1]
+    a2c_seconds = _agent("regular_long", "seconds", row="R7").mean()
+    assert longest.mean() > ours.mean() and a2c_seconds < seconds[0]
+    found += [ours.mean(), same_steps.mean(), seconds[0], longest.mean(), a2c_seconds]
+    same_steps = _after("return", "R9", "hunt_clock", 250_000 + data)
+    longest = results.curves("R9", "hunt_clock", "return")[:, -1]
+    a2c_seconds = _agent("hunt_clock", "seconds").mean()
+    assert hunted.min() > longest.max() and a2c_seconds > seconds[1]
+    return [*found, hunted.mean(), same_steps.mean(), seconds[1], longest.mean(), a2c_seconds]
+
+
+def controls() -> list[float]:
+    """What is left without frames, without rewards, without both; three steps deep; hunt without rewards."""
+    names = ("regular", "regular_copied", "regular_unpaid", "regular_blind", "regular_depth3")
+    return [_agent(name).mean() for name in (*names, "hunt", "hunt_unpaid")]
+
+
+def asleep() -> list[float]:
+    """With dull films the trained agents play as badly as random play, or nearly."""
+    scores = [_agent(mode, "asleep").mean() for mode in ("regular", "hunt")]
+    return [*scores, _agent("hunt", "asleep_length").mean()]
+
+
+def in_short() -> list[float]:
+    """What the summary says is what the chapter says."""
+    by_steps()
+    regular = [_agent("regular", row=row).mean() for row in ("R9", "R7")]
+    return [*regular, _agent("hunt").mean(), _agent("hunt_a2c").mean()]
