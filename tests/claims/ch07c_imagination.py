@@ -117,10 +117,12 @@ def by_costs() -> list[float]:
     assert longest.mean() > ours.mean() and a2c_seconds < seconds[0]
     found += [ours.mean(), same_steps.mean(), seconds[0], longest.mean(), a2c_seconds]
     same_steps = _after("return", "R9", "hunt_clock", 250_000 + data)
-    longest = results.curves("R9", "hunt_clock", "return")[:, -1]
-    a2c_seconds = _agent("hunt_clock", "seconds").mean()
-    assert hunted.min() > longest.max() and a2c_seconds > seconds[1]
-    return [*found, hunted.mean(), same_steps.mean(), seconds[1], longest.mean(), a2c_seconds]
+    curves = [results.curves("R9", "hunt_clock", name) for name in ("seconds", "return")]
+    in_time = [back[took <= seconds[1]][-1] for took, back in zip(*curves, strict=True)]
+    first, second, last = sorted(in_time, reverse=True)
+    assert first > hunted.mean() and second < -18 and last < -19 < hunted.min() and len(hunted) == 3
+    assert np.sort(curves[1][:, -1])[1] < -18  # after two million steps as well
+    return [*found, hunted.mean(), same_steps.mean(), seconds[1], first, second, last]
 
 
 def controls() -> list[float]:
