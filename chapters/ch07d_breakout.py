@@ -14,6 +14,21 @@
 
 # %% [markdown]
 # # 07d · Imagination on Breakout
+#
+# <!-- card: A model learns from pixels where the ball will be five decisions ahead. Does an agent that asks it play better? -->
+#
+# **What you will build.** An actor–critic that plays Atari's *Breakout* from pixels; a model that is shown two frames and
+# an action and draws what will change; and an agent that watches such drawings before it acts. The source tells of 400
+# points after days on a graphics card. Here you have two cores and ten minutes, and every number has its floor beside it.
+#
+# | | |
+# |---|---|
+# | **You need** | [Chapter 06](ch06_policy_optimisation.ipynb) for PPO, [chapter 07c](ch07c_imagination.ipynb) for imagination. |
+# | **Time** | About @@ minutes for all cells on two cores. |
+# | **Memory** | About @@ GB. No GPU. |
+# | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
+#
+# The chapter accompanies chapter 17 of [Lapan (2018)](../book/bibliography.md#lapan2018).
 
 # %% tags=["remove-stderr"]
 import copy
@@ -22,8 +37,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
+import ale_py
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from ale_py.vector_env import AtariVectorEnv
@@ -32,18 +50,38 @@ from torch import nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from rlbook_utils import plots
-from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
-from rlbook_utils.config import by_budget, check_config, choice, knob
+from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, random_state, restore_random, resume
+from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.definitions import load_chapter
+from rlbook_utils.exercises import check
 from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import Policy, spread, transitions
-from rlbook_utils.run import Progress
+from rlbook_utils.run import Progress, Run, live_curve, watch
+from rlbook_utils.video import show_clip
+from rlbook_utils.widgets import image_slider, panel, scrubber, show
 
 plots.use_style()
 OPTIMISATION = load_chapter("ch06_policy_optimisation")
 
-# %%
+# %% tags=["remove-stderr"]
+print(
+    f"budget {budget()} · {results.cores()} cores · torch {torch.__version__} · ale-py {ale_py.__version__}"
+)
+
+# %% [markdown]
+# ## The game
+#
+# A ball, a paddle, six rows of bricks. The lower two rows count 1 point a brick, the next two 4, the upper two 7; a game
+# has five balls. A decision lasts four frames of the console, and with a chance of one in four a frame repeats the last
+# action instead of taking the new one (*sticky actions*, [Machado et al., 2018](../book/bibliography.md#machado2018)), so that
+# no fixed list of actions can be learned by heart. The agent may stay, go right or go left.
+#
+# ale-py has a vector environment of its own, which steps many games in C++. It also shrinks the picture. We choose 70 × 40
+# pixels, at which a brick is exactly 2 × 2 of them, and cut away the walls. The ball is one or two pixels, and dim:
+# fully lit it has a brightness of 55 or so where bricks have 200. So we cut all brightness at 40.
+
+# %% tags=["R10"]
 ACTION_NAMES = ("stay", "right", "left")
 CODES = np.array(
     [1, 11, 12]
@@ -92,7 +130,59 @@ def court(screens: np.ndarray) -> np.ndarray:
     return np.minimum(screens[..., TOP : TOP + HEIGHT, SIDE : SIDE + WIDTH], BRIGHT)
 
 
-# %%
+# %% tags=["R10", "hide-input"]
+def colour_twin() -> AtariVectorEnv:
+    """The same game as ``Breakout(1)``'s of the same seed and actions, in the console's colours: [1, 1, 210, 160, 3]."""
+    return AtariVectorEnv(
+        "breakout", 1, num_threads=1, repeat_action_probability=STICKY, frameskip=FRAMES, full_action_space=True,
+        img_height=210, img_width=160, stack_num=1, maxpool=False, noop_max=0, use_fire_reset=False, grayscale=False,
+        reward_clipping=False, life_loss_info=True, autoreset_mode=AutoresetMode.SAME_STEP,
+    )  # fmt: skip
+
+
+def film(policy: Policy, seed: int, decisions: int) -> tuple[list[np.ndarray], list[np.ndarray], float]:  # fmt: skip
+    """A game in colour, what its player saw, and its points, until it is over or so many decisions have gone by."""
+    game, twin, screens, seen = Breakout(1), colour_twin(), [], []
+    shown, _ = twin.reset(seed=np.array(spread(seed, 1)) % 2**31)
+    for step in islice(transitions(game, policy, seed), decisions):
+        screens.append(shown[0, -1])
+        seen.append(step.obs[0])
+        shown, *_ = twin.step(CODES[step.actions])
+        if not np.isnan(game.first[0]):
+            break
+    return screens, seen, float(np.nan_to_num(game.first[0], nan=game.running[0]))
+
+
+def draw_court(axes: plt.Axes, frame: np.ndarray, title: str = "", brightest: float = 1) -> None:
+    """A court [56, 36]; a column is as wide as four of the console's pixels, a row as high as three."""
+    axes.imshow(frame, cmap="gray", vmin=0, vmax=brightest, aspect=0.75, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9)
+    axes.grid(visible=False)
+
+
+# %% tags=["R10", "hide-input"]
+rng = np.random.default_rng(0)
+screens, seen, _ = film(lambda obs: rng.integers(3, size=len(obs)), 3, 20)
+figure, panels = plt.subplots(1, 3, figsize=(8, 3.4))
+panels[0].imshow(screens[15])
+panels[0].set(xticks=[], yticks=[])
+panels[0].set_title("the console's screen", fontsize=9)
+panels[0].grid(visible=False)
+draw_court(panels[1], seen[15][0], "seen: one decision ago", BRIGHT)
+draw_court(panels[2], seen[15][1], "seen: now", BRIGHT)
+plt.show()
+
+# %% [markdown]
+# *The screen, and the two frames that the agent is shown: without colours, score and walls, and with the ball as bright
+# as the bricks. It takes two frames to see where the ball is headed.*
+#
+# ### Who needs no learning?
+#
+# Someone who plays at random, or who holds one action, gets a point or two. A rule of four lines that keeps the paddle
+# under the ball gets far more. It knows where to look, which is what pixels do not say.
+
+# %% tags=["R10"]
 PADDLE, FREE = (
     53,
     slice(21, 53),
@@ -117,6 +207,24 @@ def play(envs: Breakout, policy: Policy, seed: int, longest: int = 27_000) -> np
         if not np.isnan(envs.first).any():
             break
     return np.where(np.isnan(envs.first), envs.running, envs.first)
+
+
+# %% tags=["R10"]
+rng, few = np.random.default_rng(1), by_budget(4, 30)
+for name, policy in {"random": lambda obs: rng.integers(3, size=len(obs)), "follower": follower}.items():  # fmt: skip
+    scores = play(Breakout(few), policy, 1, longest=by_budget(50, 300))
+    print(f"{name:8} {scores.mean():5.1f} points in at most {by_budget(50, 300)} decisions")
+
+# %% [markdown]
+# In a hundred whole games each (stored), random play gets @@, always left @@, always right @@, and the follower @@. <!-- held: floors -->
+#
+# ## A baseline without imagination
+#
+# The source's baseline is A2C. We let chapter 06's PPO do it, which makes four passes over what was played instead of
+# one, for here the world is slow: the emulator alone makes about two thousand decisions a second on one core. (A2C comes
+# below, for comparison.) Two choices help. A lost ball counts −1 and ends an episode, as far as learning is concerned:
+# the game goes on, but what comes after is not this ball's merit. And every brick counts 1, wherever it lies. What we
+# *report* are whole games of five balls, as the console counts them.
 
 
 # %%
@@ -190,6 +298,68 @@ def train_breakout(
     )  # fmt: skip
 
 
+# %% tags=["R10"]
+def net_of(state: dict) -> BreakoutNet:
+    """The network of a stored training without imagination."""
+    net = BreakoutNet()
+    net.load_state_dict(as_tensors(state["net"]))
+    return net
+
+
+play_config = by_budget(smoke=BreakoutConfig(steps=4_096), laptop=BreakoutConfig(steps=100_000))
+play_run = watch(train_breakout(play_config, seed=1), "mean_return", floor=results.metric("R10", "floors", "left").mean(), floor_label="always left")  # fmt: skip
+player = net_of(play_run.state)
+print(f"{play_config.steps / play_run.seconds:,.0f} decisions/s, games and learning included")
+
+# %% [markdown]
+# *Points a game, a mean over the last hundred games. The dotted line is the best of the blind: always left.*
+#
+# The same with 300,000 decisions and three seeds, beside A2C with a single pass:
+
+# %% tags=["R10", "hide-input"]
+FLOOR_LINES = {"follower": "--", "left": ":", "random": "-."}
+
+
+def draw_floors(axes: plt.Axes, names: tuple[str, ...] = ("follower", "left", "random")) -> None:
+    for name in names:
+        floor = results.metric("R10", "floors", name).mean()
+        axes.axhline(floor, color=plots.INK, linestyle=FLOOR_LINES[name], linewidth=1, label=f"{name}, no learning")  # fmt: skip
+
+
+figure, panels = plt.subplots(1, 2, figsize=(10.5, 3))
+for axes, what in zip(panels, ("steps", "seconds"), strict=True):
+    for name, label in (("baseline", "PPO"), ("a2c", "A2C")):
+        x = results.curves("R10", name, what).mean(0)
+        plots.bands(axes, x / 1_000 if what == "steps" else x, results.curves("R10", name, "score"), label)  # fmt: skip
+    draw_floors(axes, ("left", "random"))
+    axes.set(xlabel={"steps": "thousand decisions", "seconds": "seconds of one core"}[what], ylabel="points a game")  # fmt: skip
+panels[0].legend(fontsize=7)
+plt.show()
+
+# %% [markdown]
+# *Points of the last hundred games; thin lines are seeds. The follower's @@ points lie above the picture.*
+#
+# After 300,000 decisions PPO's last network gets @@ points in a hundred fresh games (@@ to @@), A2C's @@: both @@ what the
+# best blind policy gets. The follower, who was told where to look, gets several times as much. <!-- held: baseline -->
+#
+# The source's run is 500,000 updates of 16 games times five steps, some 40 million decisions, on a graphics card: it
+# ended at 450 points, a mean of three games. Ours has less than a hundredth of that. `BreakoutConfig(steps=40_000_000)`
+# would go on as long; it saves as it goes and resumes (exercise R10.6). We have not run it.
+#
+# ## A model of the court
+#
+# From one decision to the next hardly anything changes: the ball moves, the paddle moves, sometimes a brick is gone. So
+# the source's model predicts a **change**, which is added to the last frame. With frames $x_{t-1}, x_t$ and action $a_t$:
+#
+# $$
+# \hat x_{t+1} = x_t + f_\theta(x_{t-1}, x_t, a_t), \qquad \hat p(r_{t+1}) = g_\theta(x_{t-1}, x_t, a_t),
+# \qquad r \in \{-1, 0, 1\} .
+# $$
+#
+# What it learns from: the actor–critic above, half trained, plays 32 games for a thousand decisions each. (Random play
+# hardly ever meets the ball, so a model of it would never see what a hit does.)
+
+
 # %%
 class Memory(NamedTuple):
     """T decisions of N games, [T, N, ...]. frames: [T, N, 2, 56, 36] (uint8); after: the next frame [T, N, 56, 36]; lost: the ball."""
@@ -207,6 +377,11 @@ def remember(net: nn.Module, games: int, steps: int, seed: int) -> Memory:
     played = transitions(Breakout(games), OPTIMISATION.sampled(net), spread((PLAYING, seed, 1), 1)[0])  # fmt: skip
     columns = [(step.obs, step.actions, step.rewards, step.next_obs[:, 1], step.terminated) for step in islice(played, steps)]  # fmt: skip
     return Memory(*(torch.from_numpy(np.stack(column)) for column in zip(*columns, strict=True)))
+
+
+# %% [markdown]
+# The network sees the two frames and their difference, in which only what moves is bright, and works at half the
+# resolution. The action joins late, as a bias, so that most of the work is done once for all three actions.
 
 
 # %%
@@ -242,6 +417,22 @@ def step_on(frames: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
     """The next pair: frames [B, 2, 56, 36] and changes [B, 56, 36] -> [B, 2, 56, 36]."""
     last = frames[:, 1]
     return torch.stack([last, last + changes], 1)
+
+
+# %% [markdown]
+# ### Training on its own frames
+#
+# The model will be asked about frames that it has drawn itself: for step two it needs what it made of step one. Trained
+# on true frames only, it would meet there what it has never seen. So the last third of the training goes three steps on,
+# each from the model's own last frame. With $\hat x^{(k)}$ the frame after $k$ such steps:
+#
+# $$
+# L = \frac{1}{K} \sum_{k=1}^{K} m_k \big\lVert \hat x^{(k)}_{t+k} - x_{t+k} \big\rVert^2
+#   - m_{k-1} \log \hat p^{(k)}(r_{t+k}) .
+# $$
+#
+# Here $m_k$ is 1 as long as no ball has been lost ($m_0 = 1$). The frame that follows a lost ball shows a new serve, and
+# nobody should be blamed for not foreseeing that.
 
 
 # %%
@@ -286,6 +477,11 @@ def model_loss(
         frame_loss = frame_loss + (error * going).mean() / steps
     return frame_loss, reward_loss
 
+
+# %% [markdown]
+# How to judge it? A copy of the last frame is right about nearly all pixels. So we count the squared error as a share of
+# what a copy leaves, and look for the ball: is the brightest pixel between bricks and paddle within a pixel of where it
+# should be? A copy does that, too.
 
 # %%
 AHEAD = 5  # imagined steps of a test
@@ -390,6 +586,133 @@ def model_of(state: dict) -> CourtModel:
     return model.eval()
 
 
+# %% tags=["R10"]
+model_config = by_budget(smoke=ModelConfig(games=4, steps=60, updates=100), laptop=ModelConfig(updates=1_000))  # fmt: skip
+model_run = watch(train_model(model_config, seed=1, player=player), "ball_1", floor=results.metric("R10", "model", "ball_copy_1").mean(), floor_label="a copy of the frame")  # fmt: skip
+model = model_of(model_run.state)
+print(f"{model_run['seconds'][-1]:.0f} s of one core")
+
+# %% [markdown]
+# *Share of balls that the model finds, one decision ahead, in games it has not learned from.*
+#
+# Now let it go on from its own frames. The slider shows what it draws one to five decisions ahead, given the actions that
+# were really taken, beside what came.
+
+# %% tags=["R10", "hide-input"]
+test = remember(player, 8, by_budget(20, 200), seed=2_001)
+
+
+@torch.no_grad()
+def dream(model: CourtModel, memory: Memory, t: int, n: int, steps: int) -> torch.Tensor:
+    """The model's frames from moment t of game n on, with the actions that were taken: [steps, 56, 36]."""
+    frames, drawn = memory.frames[t, n, None].float() / BRIGHT, []
+    for k in range(steps):
+        frames = step_on(frames, model(frames, memory.actions[t + k, n, None, None])[0][:, 0])
+        drawn.append(frames[0, 1])
+    return torch.stack(drawn)
+
+
+def flight(memory: Memory, steps: int) -> tuple[int, int]:
+    """A moment and a game from which on a ball falls, seen, for so many decisions; the first one there is, or (0, 0)."""
+    ball = brightest(memory.after.flatten(0, 1).float())[:, 0].view_as(memory.actions)
+    seen = memory.after[..., FREE, :].amax((-1, -2)) > 4
+    falls = (ball[1:] > ball[:-1]) & seen[1:] & ~memory.lost[1:]
+    whole = falls.unfold(0, steps + 2, 1).all(-1).nonzero()
+    return tuple(whole[0].tolist()) if len(whole) else (0, 0)
+
+
+t, n = flight(test, AHEAD)
+drawn, pictures = dream(model, test, t, n, AHEAD), {}
+for k in range(AHEAD):
+    figure, panels = plt.subplots(1, 3, figsize=(7.5, 3.3))
+    draw_court(panels[0], test.frames[t, n, 1], "now", BRIGHT)
+    draw_court(panels[1], drawn[k], f"imagined, {k + 1} ahead")
+    draw_court(panels[2], test.after[t + k, n], "came", BRIGHT)
+    pictures[str(k + 1)] = plots.to_png(figure)
+    plt.close(figure)
+show(image_slider(pictures, "decisions ahead", start=4), pictures["5"])
+
+# %% [markdown]
+# *Left the frame from which it starts, in the middle what the model draws so many decisions later, right what came. Watch
+# the ball between bricks and paddle: it fades, for where the model is unsure the least squared error is a mean of
+# pictures. The paddle blurs, too: sticky actions are coin tosses.*
+
+# %% tags=["R10", "hide-input"]
+print("decisions   error left   ball found   by a copy")
+for k in range(1, AHEAD + 1):
+    error, ball, copied = (results.metric("R10", "model", f"{name}_{k}").mean() for name in ("error", "ball", "ball_copy"))  # fmt: skip
+    print(f"{k:9} {100 * error:10.0f} % {100 * ball:10.0f} % {100 * copied:9.0f} %")
+print()
+for name in ("lost", "brick"):
+    count, foreseen, true = (results.metric("R10", "model", f"{name}_{what}").mean() for what in ("count", "foreseen", "true"))  # fmt: skip
+    print(f"{name:5}: {count:4.0f} times, foreseen {100 * foreseen:3.0f} %; forecasts that came true {100 * true:3.0f} %")  # fmt: skip
+
+# %% [markdown]
+# Three stored models, on games of their players that they have not learned from. One decision ahead the ball is found in
+# @@ % of cases (a copy: @@), five ahead in @@ % (a copy: @@). Nearly every brick is foreseen (@@ %). A lost ball is
+# foreseen in @@ % of the cases, but @@ % of such warnings are wrong: rewards were shown to the model more often than they
+# come. A model takes @@ s of one core, and its player another @@ s. <!-- held: model -->
+#
+# ## What is a model good for?
+#
+# What a model buys, and what it may cost, is the theme of the source's chapter. **Model-free** methods like the baseline
+# ask the world for every bit of experience. **Model-based** ones learn how the world works and then ask the model, which
+# may save steps where steps are dear, as on a robot; and a model of the world serves any goal in it. The price is the
+# **flaw of the model**: a policy that is trained inside of it will find and use its errors. There are three ways out.
+#
+# | Way | How the model is used | Where in this book |
+# |---|---|---|
+# | make the model better | plan or train with it, and hope | the planners of [07c](ch07c_imagination.ipynb), which did well where the next reward is what counts |
+# | trust it only nearby | small steps, local models, trust regions | TRPO in [chapter 06](ch06_policy_optimisation.ipynb), for policies |
+# | do not trust it, only listen | its word is one more input (I2A), or one more task (UNREAL) | below |
+#
+# The mildest use is to throw the model's answer away. **UNREAL** ([Jaderberg et al., 2017](../book/bibliography.md#jaderberg2017))
+# gives an actor–critic *auxiliary tasks*: to predict the next reward from what was just seen, with half of the examples
+# drawn from where there is one; to learn policies that change pixels, or its own features. Nobody ever asks for the
+# answers. But the layers below are shared, and have to represent what matters for them. Its first task in a few lines:
+
+
+# %% tags=["R10"]
+class ForeseeingNet(BreakoutNet):
+    """A policy and a value, and what reward the next decision brings: -1, 0 or 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reward = nn.Linear(256, 3)
+
+
+def auxiliary_update(
+    net: ForeseeingNet, optimiser: torch.optim.Optimizer, rollout: NamedTuple, *rest: object
+) -> dict[str, float]:
+    """PPO's update, then eight steps of foreseeing rewards, half of them other than 0."""
+    found = OPTIMISATION.ppo_update(net, optimiser, rollout, *rest)
+    obs, kinds = rollout.obs.flatten(0, 1), rollout.rewards.flatten().long() + 1
+    paid, unpaid = ((kinds != 1).nonzero()[:, 0], (kinds == 1).nonzero()[:, 0])
+    for _ in range(8):
+        rows = torch.cat([draw(paid, 32), draw(unpaid, 32)])
+        loss = F.cross_entropy(net.reward(net.body(obs[rows] / BRIGHT)), kinds[rows])
+        OPTIMISATION.gradient_step(net, optimiser, loss, 0.5)
+    return found
+
+
+def measure_auxiliary(config: BreakoutConfig, seed: int) -> Measured:
+    """The baseline with an auxiliary task."""
+    training = train_breakout(config, seed, update=auxiliary_update, make_net=lambda envs: ForeseeingNet())  # fmt: skip
+    return measured(training, Breakout(GAMES), ForeseeingNet(), seed)
+
+
+# %% [markdown]
+# With 60,000 decisions the baseline gets @@ points, and @@ with this task (three seeds each, one setting tried). @@
+# <!-- held: auxiliary -->
+#
+# ## An agent that watches what may come
+#
+# I2A takes the other way. As in chapter 07c it imagines for each action what would follow, reads these films from their
+# end with an LSTM, and gives the policy a score for each. From the second step on a **rollout policy** acts in
+# imagination, a small network that learns to imitate the agent. With 16 games and three actions a decision needs 48 films
+# of $D$ frames.
+
+
 # %%
 @dataclass(frozen=True)
 class I2AConfig(BreakoutConfig):
@@ -440,6 +763,75 @@ def imagine(
             actions = torch.multinomial(rollout_policy(frames).exp(), 1)  # [B · 3, 1]
     return Films(*map(torch.stack, zip(*steps, strict=True)))
 
+
+# %% tags=["R10", "hide-input"]
+now = test.frames[t, n, None].float() / BRIGHT
+torch.manual_seed(0)
+films = imagine(model, RolloutPolicy(), now, AHEAD)
+pictures = []
+for k in range(AHEAD):
+    figure, panels = plt.subplots(1, 4, figsize=(9.5, 3.3))
+    draw_court(panels[0], now[0, 1], "now")
+    for a, axes in enumerate(panels[1:]):
+        drawn = (now[0, 1] + films.changes[: k + 1, a].sum(0)).clamp(0, 1)
+        draw_court(axes, drawn, f"first {ACTION_NAMES[a]}; {films.rewards[k, a]:+.2f}")
+    figure.suptitle(f"{k + 1} ahead", fontsize=9)
+    pictures.append(plots.to_png(figure))
+    plt.close(figure)
+show(scrubber(pictures, "imagined step", start=2, interval=500), pictures[2])
+
+# %% [markdown]
+# *Three films of one frame, with the reward that the model expects at each step. After the first step an untrained
+# rollout policy acts. Only the paddle differs: what the agent does now moves the paddle, and nothing else for as long as
+# the ball is on its way. Keep that in mind.*
+#
+# ### All films at once
+#
+# The source first made one film after another, found that slow, and reports that a batch is five times as fast, on its
+# graphics card. Here are both on this machine, for the frames of sixteen games:
+
+
+# %% tags=["R10"]
+def one_by_one(model: CourtModel, rollout_policy: RolloutPolicy, frames: torch.Tensor, depth: int) -> list:  # fmt: skip
+    """The same films, one frame and one action at a time."""
+    found = []
+    for frame in frames:
+        for action in range(3):
+            pair, actions = frame[None], torch.tensor([[action]])
+            for _ in range(depth):
+                with torch.no_grad():
+                    changes, rewards = model(pair, actions)
+                    found.append((changes, rewards))
+                    pair = step_on(pair, changes[:, 0])
+                    actions = torch.multinomial(rollout_policy(pair).exp(), 1)
+    return found
+
+
+def film_seconds(make: Callable, model: CourtModel, depth: int, times: int) -> float:
+    """Median seconds for the films of sixteen frames."""
+    frames, rollout_policy, taken = torch.rand(16, 2, HEIGHT, WIDTH), RolloutPolicy(), []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        make(model, rollout_policy, frames, depth)
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken[1:]))
+
+
+for depth in (1, 3, 5):
+    alone, batched = (film_seconds(make, model, depth, by_budget(1, 5)) for make in (one_by_one, imagine))  # fmt: skip
+    print(f"{depth} steps: one by one {1000 * alone:5.0f} ms, batched {1000 * batched:5.0f} ms, ratio {alone / batched:.1f}")  # fmt: skip
+
+# %% [markdown]
+# In the stored runs of one core the ratio is @@, @@ and @@ for one, three and five steps. Much of the gain at one step
+# comes from the shared convolutions: a frame is looked at once for three actions. Deeper, each film is on its own, and a
+# processor that is busy anyway gains little from a batch; a graphics card, which is idle at small batches, gains more.
+# <!-- held: batched -->
+#
+# ### Playing with films
+#
+# To chapter 06's training loop an agent is a network that is shown observations. So the films become part of them: the
+# games below show rows in which the frames and their films lie one behind the other. What playing saw, learning sees,
+# without a line of that loop changed.
 
 # %%
 PIXELS = HEIGHT * WIDTH
@@ -528,6 +920,14 @@ class I2ANet(BreakoutNet):
         return Categorical(logits=logits.unflatten(0, shape)), values.unflatten(0, shape)
 
 
+# %% [markdown]
+# Where all films are empty the three codes are equal, and add the same to all three logits: then nothing is left in the
+# policy but the path that the baseline has. That is the control.
+#
+# After each update the rollout policy takes its own steps towards what the agent does (chapter 07c), with an optimiser of
+# its own.
+
+
 # %%
 def distil(rollout_policy: RolloutPolicy, optimiser: torch.optim.Optimizer, frames: torch.Tensor, probs: torch.Tensor) -> None:  # fmt: skip
     """One step of the rollout policy towards probabilities [B, 3] in frames [B, 2, 56, 36]."""
@@ -571,7 +971,287 @@ def train_i2a(
         yield progress._replace(state=now)
 
 
+# %% tags=["R10"]
+i2a_config = by_budget(smoke=I2AConfig(steps=4_096), laptop=I2AConfig(steps=24_576))
+i2a_run = watch(train_i2a(i2a_config, seed=1, model=model), "mean_return", floor=results.metric("R10", "floors", "left").mean(), floor_label="always left")  # fmt: skip
+print(f"{i2a_config.steps / i2a_run.seconds:,.0f} decisions/s, imagination and learning included")
+
+# %% [markdown]
+# *Points of the last hundred games, one imagined step. This is a short run, to see that it works: the stored ones have
+# 60,000 decisions.*
+#
+# ## Does imagination help here?
+#
+# Three seeds each, 60,000 decisions, the same settings everywhere: those of the baseline, untouched. Against I2A with
+# one, three and five steps stand the baseline, and I2A with empty films, which has the same network and imagines nothing.
+
+# %% tags=["R10", "hide-input"]
+NAMES = {"i2a_1": "I2A, 1 step", "i2a_3": "I2A, 3 steps", "i2a_5": "I2A, 5 steps", "i2a_empty": "I2A, empty films",
+         "auxiliary": "baseline + foreseeing", "baseline_short": "baseline"}  # fmt: skip
+figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.2))
+for name in ("i2a_1", "i2a_3", "i2a_5", "i2a_empty", "baseline_short"):
+    score = results.curves("R10", name, "score")
+    plots.bands(panels[0], results.curves("R10", name, "steps")[0] / 1_000, score, NAMES[name])
+    plots.bands(panels[1], results.curves("R10", name, "seconds").mean(0), score, NAMES[name])
+panels[0].set(xlabel="thousand decisions", ylabel="points a game")
+panels[1].set(xlabel="seconds of one core, without the model's", xscale="log")
+plots.bars(panels[2], {label: results.metric("R10", name, "score") for name, label in NAMES.items()})  # fmt: skip
+left = results.metric("R10", "floors", "left").mean()
+for axes in panels[:2]:
+    draw_floors(axes, ("left",))
+panels[2].axvline(left, color=plots.INK, linestyle=":")
+panels[2].set(xlabel="points, last network, 100 fresh games")
+panels[0].legend(fontsize=6)
+plt.show()
+
+# %% [markdown]
+# *Left the learning curves by decisions, in the middle by seconds (a logarithmic axis, without what the model and its
+# player took), right the last networks. Thin lines and circles are seeds; dotted: always left.*
+#
+# @@RESULT@@
+#
+# ## Watch it play
+#
+# The baseline that was trained above, in a game of its own.
+
+# %% tags=["R10"]
+torch.manual_seed(5)
+screens, seen, points = film(OPTIMISATION.sampled(player), seed=6, decisions=by_budget(20, 500))
+show_clip(screens[: by_budget(20, 450)], fps=15, caption=f"{points:.0f} points by the end of the game, at the console's own speed. Training's last hundred games brought {play_run['mean_return'][-1]:.1f} on average.")  # fmt: skip
+
+# %% [markdown]
+# The panel trains with settings of your own.
+
+# %% tags=["R10"]
+preview = plots.to_png(live_curve(play_run, "mean_return", left, floor_label="always left"))
+breakout_panel = panel(train_breakout, BreakoutConfig(steps=60_000), metric="mean_return", floor=left, preview=preview)  # fmt: skip
+
+# %% [markdown]
+# ## Spot the bug
+#
+# ### Better than always left?
+#
+# Someone wants to know whether an agent is better than the best blind policy, and logs the sum of rewards of each episode
+# with Gymnasium's usual means. The environment says `terminated` when a ball is lost, as is the custom for training.
+#
+# ```python
+# running += rewards
+# episode_returns += running[terminated].tolist()
+# running[terminated] = 0
+# print(np.mean(episode_returns), "always left:", 2.4)
+# ```
+#
+# What is compared with what? The floor is known from whole games.
+
+
+# %% tags=["R10"]
+def by_ball_and_game(policy: Policy, games: int, decisions: int) -> tuple[float, float]:
+    """Mean reward between lost balls, and mean score of the games that ended."""
+    envs, running, balls = Breakout(games), np.zeros(games), []
+    for step in islice(transitions(envs, policy, 7), decisions):
+        running += step.rewards
+        balls += running[step.terminated].tolist()
+        running[step.terminated] = 0
+    return float(np.mean(balls or [0])), float(np.mean(envs.scores or [0]))
+
+
+torch.manual_seed(0)
+for name, policy in (
+    ("always left", lambda obs: np.full(len(obs), 2)),
+    ("the agent", OPTIMISATION.sampled(player)),
+):
+    ball, game = by_ball_and_game(policy, by_budget(4, 32), by_budget(60, 500))
+    print(f"{name:12} by the ball {ball:5.2f}, by the game {game:5.2f}")
+
+# %% [markdown]
+# An episode here is a fifth of a game, with 1 for a brick whatever it counts and with −1 for the ball. An agent that
+# plays well by any measure that matters looks as if it were worse than going left. (The other way round, a floor by the
+# ball against games, anything looks good.) The source's text warns of it, and tests its agents in whole games with
+# unclipped rewards; so do we. `Games` reads the console's score.
+#
+# ### The ball that speeds up
+#
+# A model is trained with one step, and is right about the ball nine times in ten. Then it goes on from its own frames:
+#
+# ```python
+# for k in range(depth):
+#     changes, rewards = model(frames, actions[k])
+#     imagined = frames[:, 1] + changes
+#     frames = torch.stack([frames[:, 0], imagined], 1)
+# ```
+#
+# One index is wrong. What does the model see from the second step on?
+
+
+# %% tags=["R10"]
+@torch.no_grad()
+def balls_found(model: CourtModel, memory: Memory, kept: int) -> list[float]:
+    """Share of balls found 1 to 5 steps ahead if frame ``kept`` of a pair stays beside the imagined one."""
+    starts, found = len(memory.actions) - AHEAD, []
+    frames = memory.frames[:starts].flatten(0, 1).float() / BRIGHT
+    going = torch.ones(len(frames), dtype=bool)
+    for k in range(AHEAD):
+        rows = slice(k, k + starts)
+        changes = model(frames, memory.actions[rows].reshape(-1, 1))[0][:, 0]
+        imagined, came = frames[:, 1] + changes, memory.after[rows].flatten(0, 1).float() / BRIGHT
+        frames = torch.stack([frames[:, kept], imagined], 1)
+        going &= ~memory.lost[rows].flatten() & (came[:, FREE].flatten(1).amax(1) > 0.1)
+        near = (brightest(imagined) - brightest(came)).abs().amax(1) <= 1
+        found.append(near[going].float().mean().item())
+    return found
+
+
+for name, kept in (("as it should be", 1), ("as printed", 0)):
+    shares = balls_found(model, test, kept)
+    print(f"{name:16}" + "".join(f"{100 * share:6.0f} %" for share in shares))
+
+# %% [markdown]
+# From step two on the pair shows the first frame and the imagined one, two decisions apart and then more, so that the
+# ball seems to fly faster at every step. The first step is right, and depth 1 hides the fault. As in chapter 07c, whoever
+# tries more depth finds that it does not help.
+#
+# ## Exercises
+#
+# **R10.1 Where will it land?** The follower runs after the ball. Write `landing(before, now)`: where a ball is that was
+# at `before` [N, 2] and is at `now` [N, 2] (rows and columns, as floats), when it reaches row 53 in a straight line,
+# bouncing off walls at columns 0 and 35: columns [N]. Balls that do not fall: the column where they are.
+
 # %%
+# Your landing(before, now), and then check("R10.1", landing)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def landing(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    fall, drift = (now - before).T
+    steps = np.where(fall > 0, (PADDLE - now[:, 0]) / np.where(fall > 0, fall, 1), 0)
+    column = (now[:, 1] + drift * steps) % (2 * (WIDTH - 1))
+    return np.minimum(column, 2 * (WIDTH - 1) - column)
+
+
+check("R10.1", landing)
+
+
+def reckoner(obs: np.ndarray) -> np.ndarray:
+    top = np.array([FREE.start, 0.0])
+    spots = [top + brightest(torch.from_numpy(obs[:, k])).numpy() for k in (0, 1)]
+    seen = obs[:, :, FREE].any((2, 3)).all(1)
+    goal = np.where(seen & (spots[1][:, 0] > spots[0][:, 0]), landing(*spots), (WIDTH - 1) / 2)
+    gap = goal - middle(obs[:, 1, PADDLE].astype(float))
+    return np.where(gap > 1.5, 1, np.where(gap < -1.5, 2, 0))
+
+
+for name, rule in (("follower", follower), ("reckoner", reckoner)):
+    scores = play(Breakout(by_budget(2, 16)), rule, 9, longest=by_budget(40, 600))
+    print(f"{name}: {scores.mean():.1f} points within {by_budget(40, 600)} decisions")
+
+# %% [markdown]
+# **R10.2 How much of the change?** Write `explained(told, came, before)`: of the frames `came` [B, H, W] that followed
+# `before`, which share of the squared change do the forecasts `told` explain, all frames together? A copy of `before`
+# explains 0, a perfect model 1.
+
+# %%
+# Your explained(told, came, before), and then check("R10.2", explained)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def explained(told: torch.Tensor, came: torch.Tensor, before: torch.Tensor) -> float:
+    return 1 - ((told - came).square().sum() / (before - came).square().sum()).item()
+
+
+check("R10.2", explained)
+
+# %% [markdown]
+# **R10.3 A film of a plan.** Write `plan_rewards(model, frames, plan)`: what the model expects of each step if from
+# frames [B, 2, 56, 36] the actions `plan` [B, D] are taken in turn, each from its own frame: [B, D]. `model(frames,
+# actions)` takes actions [B, A] and gives changes [B, A, 56, 36] and logits of the rewards −1, 0 and 1, [B, A, 3].
+
+# %%
+# Your plan_rewards(model, frames, plan), and then check("R10.3", plan_rewards)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+@torch.no_grad()
+def plan_rewards(model: CourtModel, frames: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
+    expected = []
+    for actions in plan.T:
+        changes, logits = model(frames, actions[:, None])
+        expected.append(logits[:, 0].softmax(-1) @ torch.tensor([-1.0, 0.0, 1.0]))
+        frames = step_on(frames, changes[:, 0])
+    return torch.stack(expected, 1)
+
+
+check("R10.3", plan_rewards)
+lines = torch.arange(3)[:, None].expand(3, AHEAD)  # stay, right, left, five times each
+for name, row in zip(ACTION_NAMES, plan_rewards(model, now.expand(3, -1, -1, -1), lines), strict=True):  # fmt: skip
+    print(f"{name:6}" + "".join(f"{reward:+8.2f}" for reward in row.tolist()))
+
+# %% [markdown]
+# **R10.4 Half and half.** UNREAL shows its reward predictor as many moments with a reward as without. Write
+# `half_and_half(rewards, count, rng)`: rows [count] of rewards [M], half of them drawn evenly from those that are not 0,
+# half from those that are, in any order; `count` is even and there are some of either kind.
+
+# %%
+# Your half_and_half(rewards, count, rng), and then check("R10.4", half_and_half)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def half_and_half(rewards: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    halves = (np.flatnonzero(rewards), np.flatnonzero(rewards == 0))
+    return np.concatenate([rng.choice(half, count // 2) for half in halves])
+
+
+check("R10.4", half_and_half)
+
+# %% [markdown]
+# **R10.5 By the game.** Write `per_game(points, over)`: the scores of the games that ended, in order of time, from the
+# points [T] of one environment's decisions and the flags `over` [T] of those that ended a game. What is unfinished does
+# not count.
+
+# %%
+# Your per_game(points, over), and then check("R10.5", per_game)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def per_game(points: np.ndarray, over: np.ndarray) -> np.ndarray:
+    return np.diff(np.cumsum(points)[over.astype(bool)], prepend=0)
+
+
+check("R10.5", per_game)
+
+# %% [markdown]
+# **R10.6 For as long as it takes.** The source's runs take days. Write `go_on(path, config, seed)`: it trains
+# `train_breakout` from the checkpoint at `path`, or from nothing where there is none, to the end, saves to that file as it
+# goes, and returns the `Run`. (`resume` and `watch(..., save_to=)` do the work.) Then give it forty million decisions and
+# a machine that nobody needs, or `train_i2a` with five steps and a graphics card: `device="cuda"` is all that changes.
+
+# %%
+# Your go_on(path, config, seed), and then check("R10.6", go_on)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def go_on(path: Path, config: BreakoutConfig, seed: int) -> Run:
+    training = train_breakout(config, seed, resume(path, config, seed))
+    return watch(training, "mean_return", save_to=path, config=config, seed=seed)
+
+
+check("R10.6", go_on)
+
+# %% [markdown]
+# ## Summary
+#
+# @@SUMMARY@@
+#
+# ### References
+#
+# - [Weber et al. (2017)](../book/bibliography.md#weber2017) for the agent, [Lapan (2018)](../book/bibliography.md#lapan2018)
+#   for the same on Breakout, [Jaderberg et al. (2017)](../book/bibliography.md#jaderberg2017) for auxiliary tasks.
+# - [Machado et al. (2018)](../book/bibliography.md#machado2018) for sticky actions.
+
+# %% [markdown]
+# ## What `make results` measures
+
+
+# %% tags=["hide-input"]
 @cache
 def learned_player(config: BreakoutConfig, seed: int) -> tuple[BreakoutNet, float]:
     """An actor-critic that is trained here and now, once a process, and how many seconds that took."""
@@ -587,14 +1267,7 @@ def learned_model(config: ModelConfig, seed: int) -> tuple[CourtModel, float]:
     return model_of(last.state()), last.metrics["seconds"]
 
 
-def net_of(state: dict) -> BreakoutNet:
-    """The network of a stored training without imagination."""
-    net = BreakoutNet()
-    net.load_state_dict(as_tensors(state["net"]))
-    return net
-
-
-# %%
+# %% tags=["hide-input"]
 GAMES = 100  # of a score
 
 
@@ -639,6 +1312,17 @@ def measure_model(config: ModelConfig, seed: int) -> Measured:
     return Measured({name: value for name, value in last.metrics.items()} | {"player_seconds": player_seconds})  # fmt: skip
 
 
+def measure_films(config: None, seed: int) -> Measured:
+    """How many times as long films take one by one, on one core."""
+    torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = CourtModel()
+    found = {f"ratio_{depth}": film_seconds(one_by_one, model, depth, 10) / film_seconds(imagine, model, depth, 10) for depth in (1, 3, 5)}  # fmt: skip
+    torch.set_num_threads(threads)
+    return Measured(found)
+
+
 def measure_i2a(config: I2AConfig, seed: int) -> Measured:
     model, model_seconds = learned_model(config.model, seed)
     envs = ImaginingBreakout(model, RolloutPolicy(), config, GAMES)
@@ -646,7 +1330,7 @@ def measure_i2a(config: I2AConfig, seed: int) -> Measured:
     return replace(found, metrics=found.metrics | {"model_seconds": model_seconds})
 
 
-# %%
+# %% tags=["hide-input"]
 HEADLINE = "Breakout: {R10.score} points after 300,000 decisions"
 SEEDS = (1, 2, 3)
 MEASUREMENTS = [
@@ -654,6 +1338,8 @@ MEASUREMENTS = [
     Measurement("R10", "baseline", measure_breakout, BreakoutConfig(), SEEDS, (Metric("score", "points a game", source_says="450 (500,000 batches on a GPU)"), Metric("speed", "decisions/s, learning included", "median"))),
     Measurement("R10", "a2c", measure_a2c, BreakoutConfig(horizon=8, learning_rate=1e-3), SEEDS),
     Measurement("R10", "baseline_short", measure_breakout, BreakoutConfig(steps=60_000), SEEDS),
+    Measurement("R10", "auxiliary", measure_auxiliary, BreakoutConfig(steps=60_000), SEEDS),
+    Measurement("R10", "films", measure_films, None, (1,)),
     Measurement("R10", "model", measure_model, ModelConfig(), SEEDS),
     *(Measurement("R10", f"i2a_{depth}", measure_i2a, I2AConfig(depth=depth), SEEDS) for depth in (1, 3, 5)),
     Measurement("R10", "i2a_empty", measure_i2a, I2AConfig(films="empty"), SEEDS),
