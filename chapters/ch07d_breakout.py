@@ -418,7 +418,7 @@ panels[3].set_title("change", fontsize=9)
 panels[3].grid(visible=False)
 figure.colorbar(image, ax=panels[3], label="brightness, in units of 40")
 plt.show()
-changed = (looked.after != looked.frames[:, :, 1]).float().mean()
+changed = (looked.after != looked.frames[:, :, 1])[~looked.lost].float().mean()
 print(f"{100 * changed:.1f} % of all pixels change from one decision to the next")
 
 # %% [markdown]
@@ -1048,8 +1048,8 @@ def train_i2a(
     config: I2AConfig, seed: int, state: dict | None = None, device: str = "cpu", model: CourtModel | None = None
 ) -> Iterator[Progress]:  # fmt: skip
     """I2A on Breakout. state: that of ``train_breakout``, and {"model", "rollout_policy", "distiller"}."""
-    torch.manual_seed(spread((IMAGINING, seed), 1)[0])
     model = model_of(state) if state else model or learned_model(config.model, seed)[0]
+    torch.manual_seed(spread((IMAGINING, seed), 1)[0])
     model, rollout_policy = copy.deepcopy(model).to(device), RolloutPolicy().to(device)
     distiller = torch.optim.Adam(rollout_policy.parameters(), config.distil_rate)
     parts = {"model": model, "rollout_policy": rollout_policy, "distiller": distiller}
