@@ -1007,8 +1007,8 @@ def test_floors_are_of_players_who_learn_nothing(monkeypatch):
     courts = np.stack([court_with((40, 25))] * 300)
     played = []
 
-    def play(envs, policy, seed, longest):
-        played.append((seed, longest, envs.num_envs))
+    def play(envs, policy, seed):
+        played.append((seed, envs.num_envs))
         return policy(courts)
 
     monkeypatch.setattr(ch, "GAMES", 2)
