@@ -1062,21 +1062,66 @@ def test_films_one_by_one_are_those_of_a_batch():
         assert torch.allclose(expected, films.rewards[0, row], atol=1e-5)
 
 
-def test_the_auxiliary_task_is_learned_and_drawn_half_and_half(monkeypatch):
+def test_the_auxiliary_task_is_learned_half_and_half_and_not_in_ppos_place(monkeypatch):
     torch.manual_seed(5)
     net, wanted = ch.ForeseeingNet(), torch.zeros(64, 4)
     wanted[::16, 0], wanted[8::16, 1] = 1, -1
     obs = torch.rand(64, 4, 2, 56, 36) * 4 + 30 * (wanted + 1)[..., None, None, None] / 2
-    rollout = PPO.Rollout(obs, *[torch.zeros(64, 4)] * 2, wanted, *[torch.zeros(64, 4)] * 4)
-    monkeypatch.setattr(PPO, "ppo_update", lambda *given: {"entropy": 1.0})
-    optimiser, drawn = torch.optim.Adam(net.parameters(), 1e-3), []
-    step = PPO.gradient_step
-    monkeypatch.setattr(PPO, "gradient_step", lambda *given: (drawn.append(given[2].item()), step(*given)))  # fmt: skip
-    before = net.policy.weight.detach().clone()
-    for _ in range(10):
-        assert ch.auxiliary_update(net, optimiser, rollout) == {"entropy": 1.0}
-    assert len(drawn) == 80 and drawn[-1] < 0.3 < drawn[0]
-    assert torch.equal(before, net.policy.weight)
+    zeros, never = torch.zeros(64, 4), torch.zeros(64, 4, dtype=torch.bool)
+    rollout = PPO.Rollout(obs, zeros.long(), zeros - 1.1, wanted, zeros, zeros, never, never)
+    config = ch.BreakoutConfig(epochs=2, minibatch=64)
+    optimiser, asked, clipped = torch.optim.Adam(net.parameters(), 1e-3), [], []
+    entropy_of, ppo_loss = F.cross_entropy, PPO.ppo_loss
+
+    def cross_entropy(logits, kinds):
+        asked.append((kinds != 1).float().mean().item())
+        return entropy_of(logits, kinds)
+
+    def counted(*given):
+        clipped.append(len(given[0]))
+        return ppo_loss(*given)
+
+    monkeypatch.setattr(F, "cross_entropy", cross_entropy)
+    monkeypatch.setattr(PPO, "ppo_loss", counted)
+    for _ in range(8):
+        found = ch.auxiliary_update(net, optimiser, rollout, config, 1.0)
+    assert set(asked) == {0.5} and clipped == 64 * [64] and "entropy" in found
+    with torch.no_grad():
+        told = net.reward(net.body(obs.flatten(0, 1) / 40)).argmax(1)
+    assert ((told == wanted.flatten() + 1)[wanted.flatten() != 0]).float().mean() > 0.9
+
+
+def test_a_straight_line_comes_back_from_the_walls():
+    rng = np.random.default_rng(6)
+    before = rng.uniform((5, 3), (20, 32), (40, 2))
+    now = before + rng.uniform(-2.5, 2.5, (40, 2))
+    for steps in (1, 3, 5):
+        told = ch.straight_on(torch.from_numpy(before), torch.from_numpy(now), steps).numpy()
+        for (row, column), pair, end in zip(now, before, told, strict=True):
+            fall, drift = row - pair[0], column - pair[1]
+            for _ in range(steps * 1_000):
+                column += drift / 1_000
+                if not 0 <= column <= 35:
+                    column, drift = (-column if column < 0 else 70 - column), -drift
+            assert end == pytest.approx((row + steps * fall, column), abs=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_films_alike_are_the_mean_of_three_and_leave_the_policy_alone(depth):
+    torch.manual_seed(7)
+    films = ch.Films(torch.rand(depth, 6, 56, 36), torch.randn(depth, 6))
+    same = ch.alike(films)
+    for d in range(depth):
+        for row in range(6):
+            three = slice(row - row % 3, row - row % 3 + 3)
+            assert torch.allclose(same.changes[d, row], films.changes[d, three].mean(0))
+            assert torch.allclose(same.rewards[d, row], films.rewards[d, three].mean())
+    net, frames = ch.I2ANet(depth), torch.rand(2, 2, 56, 36)
+    policy, values = net(ch.packed(frames, same))
+    plain = net.policy(net.body(frames)).softmax(-1)
+    assert torch.allclose(policy.probs, plain, atol=1e-6)
+    empty = ch.Films(torch.zeros_like(films.changes), torch.zeros_like(films.rewards))
+    assert not torch.allclose(values, net(ch.packed(frames, empty))[1])
 
 
 WRONG = {
