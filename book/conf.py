@@ -8,7 +8,6 @@ from rlbook_utils.front import cards, results_table
 BOOK = Path(__file__).parent
 # Chapters to come, until they are there: number -> title and card.
 PLANNED = {
-    "07d": ("Imagination on Breakout", "The same from pixels of an Atari game."),
     "08": ("Review and roadmap", "What was learned, and a taste of what comes next."),
 }
 
