@@ -86,16 +86,13 @@ print(
 
 # %% tags=["R10"]
 ACTION_NAMES = ("stay", "right", "left")
-CODES = np.array(
-    [1, 11, 12]
-)  # the console's: FIRE, RIGHTFIRE, LEFTFIRE; only a serve needs the button
+CODES = np.array([1, 11, 12])  # FIRE, RIGHTFIRE, LEFTFIRE: only a serve needs the button
 STICKY, FRAMES = 0.25, 4  # chance that a frame repeats the last action; frames a decision
 TOP, SIDE, HEIGHT, WIDTH = 10, 2, 56, 36  # the court, in a screen of 70 x 40
-BRIGHT = (
-    40  # of 255: what is brighter counts as this bright, so that a lit ball is as bright as a brick
-)
+BRIGHT = 40  # of 255: what is brighter counts as this bright
 
 
+# %%
 class Breakout(AtariVectorEnv):
     """Games side by side; observations [N, 2, 56, 36] (uint8, at most 40) are the court at the last two decisions.
 
@@ -188,10 +185,7 @@ plt.show()
 # gets far more. It knows where to look, which is what pixels do not say. (These games are cut short; whole ones follow.)
 
 # %% tags=["R10"]
-PADDLE, FREE = (
-    53,
-    slice(21, 53),
-)  # rows of the court: the paddle, and those between the bricks and it
+PADDLE, FREE = 53, slice(21, 53)  # rows of the court: the paddle, and those between bricks and it
 
 
 def middle(rows: np.ndarray) -> np.ndarray:
@@ -470,7 +464,19 @@ def step_on(frames: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
     return torch.stack([last, last + changes], 1)
 
 
+# %% tags=["R10"]
+figure, panels = plt.subplots(1, 3, figsize=(7.5, 3.3))
+for axes, plane, title in zip(panels, (*frames, frames[1] - frames[0]), ("one ago", "now", "difference"), strict=True):  # fmt: skip
+    draw_court(axes, plane.abs(), title)
+plt.show()
+fresh = CourtModel()
+told, logits = fresh(frames[None], torch.arange(3)[None])
+print(f"{sum(weight.numel() for weight in fresh.parameters()):,} weights; changes {tuple(told.shape)}, rewards {tuple(logits.shape)}; untrained, it changes {told.abs().max():.0f}")  # fmt: skip
+
 # %% [markdown]
+# *The three planes that the network sees, for the moment above (of the difference, the size). In the third only ball and
+# paddle are bright, where they are and where they were: the first layer need not find them among the bricks.*
+#
 # ### Training on its own frames
 #
 # The model will be asked about frames that it has drawn itself: for step two it needs what it made of step one. Trained
@@ -648,6 +654,7 @@ def train_model(
             return
 
 
+# %%
 def draw(among: torch.Tensor, count: int) -> torch.Tensor:
     """Rows drawn evenly, [count] of ``among`` [M]; none where there are none."""
     return among[torch.randint(len(among), (count,), device=among.device)] if len(among) else among
@@ -971,6 +978,7 @@ def alike(films: Films) -> Films:
     return Films(*(mean.repeat_interleave(3, 1) for mean in means))
 
 
+# %%
 class ImaginingBreakout(Breakout):
     """Breakout that also shows what each action would bring: observations are rows of ``packed``. films: see ``I2AConfig``."""
 
