@@ -150,8 +150,8 @@ looked = {
     for mode in ("regular", "hunt")
 }
 for mode, memory in looked.items():
-    kinds, counts = torch.unique(memory.rewards, return_counts=True)
-    shares = [f"{r:+.0f}: {n:,}" for r, n in zip(kinds.tolist(), counts.tolist(), strict=True)]
+    paid, counts = torch.unique(memory.rewards, return_counts=True)
+    shares = [f"{r:+.0f}: {n:,}" for r, n in zip(paid.tolist(), counts.tolist(), strict=True)]
     print(f"{mode:8} {len(memory.actions):,} steps, by reward   {'   '.join(shares)}")
 
 # %% [markdown]
@@ -164,10 +164,11 @@ for mode, memory in looked.items():
 # ### What a step may bring
 #
 # One step may bring several rewards at once. The published programs list the single ones, and stop with a `KeyError`
-# when a sum of two comes up. Ours computes all sums, with up to two ghosts.
+# when a sum of two comes up. Ours computes all sums, with up to two ghosts. We call such a sum a **prize**: the model
+# will name one of them, as it names one of seven kinds for a cell.
 
 
-# %%
+# %% tags=["hide-input"]
 def prizes(rules: MAZES.Rules) -> torch.Tensor:
     """Every reward that a step of a mode can bring, and some that it cannot; with up to two ghosts eaten: [R]."""
     pays = np.array([rules.food, rules.pill, rules.ghost, rules.caught])
@@ -180,7 +181,16 @@ def classes(rewards: torch.Tensor, prizes: torch.Tensor) -> torch.Tensor:
     return (rewards[:, None] - prizes).abs().argmin(1)
 
 
+# %% tags=["R8"]
+for mode, memory in looked.items():
+    possible, met = prizes(MAZES.MODES[mode]), torch.unique(memory.rewards)
+    print(f"{mode:8} {len(possible):2} prizes: {'  '.join(f'{r:g}' for r in possible.tolist())}")
+    print(f"{'':8} {len(met):2} came:   {'  '.join(f'{r:g}' for r in met.tolist())}")
+
 # %% [markdown]
+# *The prizes of two games, and those that the memory holds. Of a prize that never came, the model can learn no more
+# than that it does not come.*
+#
 # ### The network
 #
 # Nearly everything is local: what a cell shows next depends on the cells around it. Two layers of 3 × 3 convolutions
@@ -196,7 +206,42 @@ def classes(rewards: torch.Tensor, prizes: torch.Tensor) -> torch.Tensor:
 # - The reward is read off the 5 × 5 cells around Pacman, as they are and as the model says they will be, for nothing
 #   farther away can bring any.
 
-# %%
+
+# %% tags=["hide-input"]
+def boxes(axes: plt.Axes, items: dict[str, tuple[float, float, str]], arrows: list[tuple[str, str]], size: tuple[float, float]) -> None:  # fmt: skip
+    """A diagram: name -> (x, y, text) of each box, and which leads to which."""
+    width, height = size
+    for x, y, text in items.values():
+        place = plt.Rectangle((x - width / 2, y - height / 2), width, height, facecolor=plots.COLOURS[0], alpha=0.15, edgecolor=plots.INK)  # fmt: skip
+        axes.add_patch(place)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8)
+    for start, end in arrows:
+        (x0, y0, _), (x1, y1, _) = items[start], items[end]
+        left, right = (x0 + width / 2, x1 - width / 2) if x1 > x0 else (x0, x1)
+        low, high = (y0, y1) if x1 > x0 else (y0 + np.sign(y1 - y0) * height / 2, y1 - np.sign(y1 - y0) * height / 2)  # fmt: skip
+        axes.annotate("", (right, high), (left, low), arrowprops={"arrowstyle": "->", "color": plots.INK})  # fmt: skip
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(visible=False)
+
+
+figure, axes = plt.subplots(figsize=(10.5, 2.6))
+boxes(axes, {
+    "frame": (0, 1, "frame\n7 planes"), "action": (0, 0, "action"), "see": (1.5, 1, "3 × 3, see\n+ bias of the action"),
+    "pool": (3, 1.9, "largest value\nof each channel"), "mix": (3, 1, "3 × 3, mix"), "change": (4.5, 1, "1 × 1, change\n+ 4 × frame"),
+    "kinds": (6, 1, "kind of each\ncell, next"), "near": (3, 0, "5 × 5 cells around\nPacman, now"), "next": (4.5, 0, "the same,\nnext"),
+    "reward": (6, 0, "64, 64 units:\nthe reward"),
+}, [("frame", "see"), ("action", "see"), ("see", "pool"), ("pool", "mix"), ("see", "mix"), ("mix", "change"), ("change", "kinds"),
+    ("frame", "near"), ("near", "next"), ("kinds", "next"), ("next", "reward")], (1.15, 0.62))  # fmt: skip
+axes.set(xlim=(-0.7, 6.7), ylim=(-0.5, 2.4))
+plt.show()
+
+# %% [markdown]
+# *The model: above what each cell will show, below the reward.*
+#
+# The lower path needs to know which cells lie around which. That is a table, made once.
+
+# %% tags=["hide-input"]
 REACH = 2  # cells in each direction that can matter for the next reward
 
 
@@ -210,6 +255,26 @@ def near_cells() -> torch.Tensor:
 
 
 NEAR = near_cells()
+
+
+# %% tags=["R8"]
+fatal = int((looked["hunt"].rewards < 0).nonzero()[0])  # the first step in which Pacman is caught
+last = looked["hunt"].frames[fatal]
+spot = int((last == MAZES.PACMAN).flatten().int().argmax())
+figure, panels = plt.subplots(1, 2, figsize=(6.6, 2.6), width_ratios=(19, 15))
+MAZES.draw_frame(panels[0], last.numpy(), "a frame")
+top, left = MAZES.SPOTS[spot] - REACH - 0.5
+window = {"fill": False, "edgecolor": plots.COLOURS[1], "linewidth": 2, "clip_on": False}
+panels[0].add_patch(plt.Rectangle((left, top), 5, 5, **window))
+near = last.flatten()[NEAR[spot]].view(5, 5)
+MAZES.draw_frame(panels[1], near.numpy(), "what the reward is read off")
+panels[1].add_patch(plt.Rectangle((-0.5, -0.5), 5, 5, **window))
+plt.show()
+
+# %% [markdown]
+# *The last frame before a death. In the box, and enlarged on the right, what lies around Pacman: here is the ghost that
+# catches him. Walls are white, and beyond the border of the maze all is wall. The model is shown these cells twice, as
+# they are and as it expects them to be.*
 
 
 # %%
@@ -252,38 +317,22 @@ class MazeModel(nn.Module):
         return torch.cat([here.expand_as(there).flatten(2), there.flatten(2), alive], 2)
 
 
-# %% tags=["hide-input"]
-def boxes(axes: plt.Axes, items: dict[str, tuple[float, float, str]], arrows: list[tuple[str, str]], size: tuple[float, float]) -> None:  # fmt: skip
-    """A diagram: name -> (x, y, text) of each box, and which leads to which."""
-    width, height = size
-    for x, y, text in items.values():
-        place = plt.Rectangle((x - width / 2, y - height / 2), width, height, facecolor=plots.COLOURS[0], alpha=0.15, edgecolor=plots.INK)  # fmt: skip
-        axes.add_patch(place)
-        axes.text(x, y, text, ha="center", va="center", fontsize=8)
-    for start, end in arrows:
-        (x0, y0, _), (x1, y1, _) = items[start], items[end]
-        left, right = (x0 + width / 2, x1 - width / 2) if x1 > x0 else (x0, x1)
-        low, high = (y0, y1) if x1 > x0 else (y0 + np.sign(y1 - y0) * height / 2, y1 - np.sign(y1 - y0) * height / 2)  # fmt: skip
-        axes.annotate("", (right, high), (left, low), arrowprops={"arrowstyle": "->", "color": plots.INK})  # fmt: skip
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
+# %% [markdown]
+# What goes in, and what comes out? An untrained model, asked about that last frame and all five actions:
 
-
-figure, axes = plt.subplots(figsize=(10.5, 2.6))
-boxes(axes, {
-    "frame": (0, 1, "frame\n7 planes"), "action": (0, 0, "action"), "see": (1.5, 1, "3 × 3, see\n+ bias of the action"),
-    "pool": (3, 1.9, "largest value\nof each channel"), "mix": (3, 1, "3 × 3, mix"), "change": (4.5, 1, "1 × 1, change\n+ 4 × frame"),
-    "kinds": (6, 1, "kind of each\ncell, next"), "near": (3, 0, "5 × 5 cells around\nPacman, now"), "next": (4.5, 0, "the same,\nnext"),
-    "reward": (6, 0, "64, 64 units:\nthe reward"),
-}, [("frame", "see"), ("action", "see"), ("see", "pool"), ("pool", "mix"), ("see", "mix"), ("mix", "change"), ("change", "kinds"),
-    ("frame", "near"), ("near", "next"), ("kinds", "next"), ("next", "reward")], (1.15, 0.62))  # fmt: skip
-axes.set(xlim=(-0.7, 6.7), ylim=(-0.5, 2.4))
-plt.show()
-print(f"{sum(weight.numel() for weight in MazeModel('regular').parameters()):,} parameters")
+# %% tags=["R8"]
+torch.manual_seed(0)
+untrained = MazeModel("regular")
+with torch.no_grad():
+    cells, pays = untrained(MAZES.planes(last[None]), torch.arange(5)[None])
+print(f"{sum(weight.numel() for weight in untrained.parameters()):,} parameters")
+print(f"logits of kinds  {list(cells.shape)}: frames, actions, kinds, rows, columns")
+print(f"logits of prizes {list(pays.shape)}: frames, actions, prizes")
+same = (cells.argmax(2) == last).float().mean()
+print(f"likeliest kinds: {100 * same:.1f} % of the cells as they were")
 
 # %% [markdown]
-# *The model: above what each cell will show, below the reward.*
+# Untrained, it already knows that mazes stay mazes. What is left to learn is what changes.
 #
 # ### Training
 #
@@ -313,6 +362,7 @@ class ModelConfig:
         check_config(self)
 
 
+# %%
 def model_loss(
     model: MazeModel, memory: Transitions, rows: torch.Tensor, rare: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -325,6 +375,22 @@ def model_loss(
     return (surprise * known).mean(), F.cross_entropy(rewards[:, 0], wanted)
 
 
+# %% [markdown]
+# What does the untrained model lose, beside someone who calls all kinds and all prizes equally likely?
+
+# %% tags=["R8"]
+asked = torch.arange(0, len(looked["regular"].actions), by_budget(50, 200))
+with torch.no_grad():
+    lost = [part.item() for part in model_loss(untrained, looked["regular"], asked, asked[:0])]
+even = MAZES.CELLS * np.log(7), np.log(len(untrained.prizes))
+print(f"frames  {lost[0]:6.2f} nats; even chances {even[0]:6.2f}")
+print(f"rewards {lost[1]:6.2f} nats; even chances {even[1]:6.2f}")
+
+# %% [markdown]
+# For frames copying is a good start. Of rewards the model knows nothing yet. Now the second helping of rare steps:
+
+
+# %%
 RARE = 0.005  # a reward that comes less often than this is rare
 
 
@@ -341,7 +407,18 @@ def draw_rows(count: int, among: torch.Tensor) -> torch.Tensor:
     return among[torch.randint(len(among), (count,), device=among.device)]
 
 
+# %% tags=["R8"]
+for mode, memory in looked.items():
+    rare = rare_rows(memory.rewards)
+    which = " ".join(f"{r:g}" for r in torch.unique(memory.rewards[rare]).tolist())
+    share = len(rare) / len(memory.rewards)
+    print(f"{mode:8} rare rewards: {which:10} in {100 * share:.2f} % of the memory")
+
 # %% [markdown]
+# In hunt a death is not among them: it comes often enough without help.
+#
+# ### Another player's steps
+#
 # Training is judged on other steps, of another player: the careful eater of chapter 07b, who takes an even choice one
 # time in four, in the first fifty steps of 128 worlds. It goes where food and danger are, and empties the maze faster
 # than the player whose steps the model learns from. (What neither sees is a second ghost, which comes on level 3.)
@@ -359,6 +436,21 @@ def mixed_player() -> MAZES.Player:
     return play
 
 
+# %% tags=["R8"]
+strips, titles = [], []
+for name, player in (("memory", MAZES.held(3)), ("exam", mixed_player())):
+    walked = transitions(player, "regular", 64, 30, np.random.default_rng(3))
+    share = (walked.rewards > 0).float().mean()
+    strips.append(walked.frames[-64:-61].numpy())
+    titles += [f"{name}: {100 * share:.0f} % of steps pay", "", ""]
+MAZES.filmstrip(np.concatenate(strips), titles, 12)
+
+# %% [markdown]
+# *Three worlds after thirty steps: left of the player whose steps the model learns from, right of the one that it is
+# judged by. Above, the share of all steps that brought a reward, in 64 worlds each.*
+
+
+# %%
 @torch.no_grad()
 def predictions(model: MazeModel, test: Transitions) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of kinds [M, 7, 15, 19] and of prizes [M, R]."""
@@ -395,6 +487,7 @@ def score_frames(kinds: torch.Tensor, test: Transitions) -> dict[str, float]:
     }
 
 
+# %% tags=["hide-input"]
 def score_rewards(rewards: torch.Tensor, test: Transitions, prizes: torch.Tensor) -> dict[str, float]:  # fmt: skip
     """Share of right rewards, over all and by reward, and how many there are; what the commonest reward would score."""
     wanted, told = classes(test.rewards, prizes), rewards.argmax(1)
@@ -421,6 +514,27 @@ def exam(mode: str, seed: int) -> Transitions:
     return transitions(mixed_player(), mode, TEST_WORLDS, 50, rng)
 
 
+# %% tags=["R8"]
+test = exam("regular", seed=2)
+chosen = 3 + 10 * TEST_WORLDS  # one of its steps
+figure, panels = plt.subplots(1, 2, figsize=(7.4, 2.6))
+MAZES.draw_frame(panels[0], test.frames[chosen].numpy(), "a frame of the exam")
+MAZES.draw_frame(panels[1], test.after[chosen].numpy(), "the next one")
+changed, ghosted = (test.frames != test.after)[chosen], ghostly(test)[chosen]
+for mark, where in {"o": ~ghosted, "s": ghosted}.items():
+    (y, x), label = (changed & where).nonzero().T, {"o": "counted", "s": "a ghost's"}[mark]
+    panels[1].plot(x, y, mark, color=plots.COLOURS[1], markersize=11, markerfacecolor="none", label=label)  # fmt: skip
+figure.legend(loc="outside right upper")
+plt.show()
+for name, share in score_frames(predictions(untrained, test)[0], test).items():
+    print(f"untrained, {name:14} {100 * share:6.2f} %")
+
+# %% [markdown]
+# *Marked are the cells that change: those with a circle are counted, those with a square are a ghost's and counted
+# apart. Below, what the untrained model gets. It copies, so that it is right about nearly all cells and about none that
+# matters.*
+
+
 # %%
 def train_model(
     config: ModelConfig, seed: int, state: dict | None = None, device: str = "cpu"
@@ -430,10 +544,7 @@ def train_model(
     torch.manual_seed(spread((MAZES.MODELLING, seed), 1)[0])
     rng = np.random.default_rng((MAZES.MODELLING, seed))
     memory = transitions(MAZES.held(3), config.mode, config.worlds, config.steps, rng)
-    memory, test = (
-        Transitions(*(part.to(device) for part in steps))
-        for steps in (memory, exam(config.mode, seed))
-    )
+    memory, test = (Transitions(*(part.to(device) for part in steps)) for steps in (memory, exam(config.mode, seed)))  # fmt: skip
     everything = torch.arange(len(memory.actions), device=device)
     rare, model = rare_rows(memory.rewards), MazeModel(config.mode).to(device)
     optimiser = torch.optim.Adam(model.parameters(), config.learning_rate)
@@ -448,10 +559,7 @@ def train_model(
         while update < until:
             rate = config.learning_rate * model_rate((update + 1) / (config.updates + 1))
             optimiser.param_groups[0]["lr"] = rate
-            rows = (
-                draw_rows(config.batch, everything),
-                draw_rows(round(config.rare * config.batch), rare),
-            )
+            rows = draw_rows(config.batch, everything), draw_rows(round(config.rare * config.batch), rare)  # fmt: skip
             losses = model_loss(model, memory, *rows)
             OPTIMISATION.gradient_step(model, optimiser, sum(losses), config.max_grad_norm)
             metrics |= {"frame_loss": losses[0].item(), "reward_loss": losses[1].item()}
@@ -467,6 +575,7 @@ def train_model(
             return
 
 
+# %%
 def model_of(state: dict, mode: str) -> MazeModel:
     """The model of a stored training, for looking."""
     model = MazeModel(mode)
@@ -474,25 +583,33 @@ def model_of(state: dict, mode: str) -> MazeModel:
     return model.eval()
 
 
+# %% [markdown]
+# A copy scores nothing on the changed cells, but it is not the best that can be had without learning. Suppose that
+# Pacman stands where he really came and all else is copied. A rule that knows the walls can do that; exercise R8.1
+# writes one. What it gets is the dotted line.
+
 # %% tags=["R8"]
+judged = exam("regular", seed=1)  # by these steps the training below is judged
+moved = torch.where(judged.frames == MAZES.PACMAN, MAZES.FLOOR, judged.frames)
+moved[judged.after == MAZES.PACMAN] = MAZES.PACMAN
+rule = score_frames(MAZES.planes(moved), judged)["changed"]
 model_config = by_budget(smoke=ModelConfig(worlds=64, steps=50, updates=20), laptop=ModelConfig())
 model_run = watch(
-    train_model(model_config, seed=1), "changed", floor=0, floor_label="a copy of the frame"
-)
+    train_model(model_config, seed=1), "changed", floor=rule, floor_label="Pacman moved, the rest copied"
+)  # fmt: skip
 model = model_of(model_run.state, "regular")
 print(f"{model_run['seconds'][-1]:.0f} s of one core")
 
 # %% [markdown]
 # *Share of the changed cells without ghosts that the model gets right in steps that it has not learned from. Copying
-# the frame gets none of them.*
+# the frame gets none of them; moving Pacman by a rule, and copying the rest, gets what the dotted line says.*
 #
 # ## How good is it?
 #
 # Look first. Steps of the mixed player, with what the model expected.
 
 # %% tags=["R8", "hide-input"]
-test = exam("regular", seed=2)
-kinds, rewards = predictions(model, test)
+kinds, rewards = predictions(model, test)  # the exam from above
 expected, pictures = rewards.exp() @ model.prizes, []
 for row in range(3, 3 + by_budget(4, 40) * TEST_WORLDS, TEST_WORLDS):
     action = MAZES.ACTION_NAMES[test.actions[row]]
@@ -555,6 +672,22 @@ def even_ghosts(frames: np.ndarray) -> np.ndarray:
             share = moves * open_ways[:, way] / open_ways.sum(1)
             np.add.at(found, (rows, ways[:, way]), share)
     return np.minimum(found, 1).reshape(frames.shape)
+
+
+# %% tags=["R8"]
+one = slice(chosen, chosen + 1)  # the frame with the circles and squares above
+told = {"the model": ghost_chances(kinds[one]).numpy(), "the even rule": even_ghosts(test.frames[one].numpy())}  # fmt: skip
+figure, panels = plt.subplots(1, 3, figsize=(11, 2.6))
+MAZES.draw_frame(panels[0], test.frames[chosen].numpy(), "now")
+for axes, (title, chance) in zip(panels[1:], told.items(), strict=True):
+    MAZES.draw_frame(axes, np.where(MAZES.WALLS, MAZES.WALL, MAZES.FLOOR).reshape(15, 19), f"{title}: {chance.sum():.2f} ghosts")  # fmt: skip
+    image = axes.imshow(np.where(chance[0] > 0.01, chance[0], np.nan), cmap="autumn_r", vmin=0, vmax=0.6)  # fmt: skip
+figure.colorbar(image, ax=panels, label="probability of a ghost")
+plt.show()
+
+# %% [markdown]
+# *One frame, and where its ghost may be next: as the model says, and by the rule, which lets it stay with 50 % and
+# shares the rest among the open ways. The title adds the chances up.*
 
 
 # %%
@@ -656,7 +789,7 @@ show(image_slider(pictures, "steps", start=2), pictures["2"])
 
 
 # %%
-AHEAD = 5  # imagined steps
+AHEAD = 5  # imagined steps (MAZES.AHEAD is something else: the cell before each cell, by action)
 
 
 @torch.no_grad()
@@ -828,6 +961,7 @@ class I2AConfig(MAZES.PacmanConfig):
     model: ModelConfig = ModelConfig()  # of the agent's mode, whatever its own says
 
 
+# %%
 class Films(NamedTuple):
     """What is imagined: D steps for each of 5 actions of B frames, state-major: the first five rows belong to frame 0.
 
@@ -874,6 +1008,25 @@ def imagine(
 
 
 # %% [markdown]
+# ### Rows in order
+#
+# Sixteen frames make eighty films in one call. Everything depends on their order. Here row $5 b + a$ is action $a$ of
+# frame $b$ (*state-major*), in the model, in the films and in the codes. A look at two unlike frames:
+
+# %%
+pair = torch.cat([test.frames[:1], test.frames[-1:]])
+films = imagine(model, RolloutPolicy(), pair, I2AConfig())
+likeliest = films.planes[0].argmax(1).byte().numpy()  # [10, 15, 19]
+for b in (0, 1):
+    strip = np.concatenate([pair[b : b + 1].numpy(), likeliest[5 * b : 5 * b + 5]])
+    MAZES.filmstrip(strip, [f"frame {b}", *MAZES.ACTION_NAMES])
+
+# %% [markdown]
+# *The ten films of two frames, one step deep, in their order. In each picture Pacman has done what its title says, from
+# the frame at its left. (Likeliest kinds once more; the agent gets the probabilities.)*
+#
+# ### Reading films
+#
 # `imagine` draws no gradients: neither the model nor the rollout policy learns from the agent's loss. The encoder
 # does. It reads a film from its end, as a return is computed from its end.
 
@@ -898,6 +1051,7 @@ class Encoder(nn.Module):
         return self.read(steps.flip(0))[1][0][0]
 
 
+# %%
 class I2ANet(nn.Module):
     """A policy and a value from frames and their films (Weber et al., 2017, figure 2)."""
 
@@ -921,23 +1075,22 @@ class I2ANet(nn.Module):
         return logits.log_softmax(-1), values[:, 0]
 
 
-# %% [markdown]
-# ### Rows in order
-#
-# Sixteen frames make eighty films in one call. Everything depends on their order. Here row $5 b + a$ is action $a$ of
-# frame $b$ (*state-major*), in the model, in the films and in the codes. A look at two unlike frames:
-
-# %%
-pair = torch.cat([test.frames[:1], test.frames[-1:]])
-films = imagine(model, RolloutPolicy(), pair, I2AConfig())
-likeliest = films.planes[0].argmax(1).byte().numpy()  # [10, 15, 19]
-for b in (0, 1):
-    strip = np.concatenate([pair[b : b + 1].numpy(), likeliest[5 * b : 5 * b + 5]])
-    MAZES.filmstrip(strip, [f"frame {b}", *MAZES.ACTION_NAMES])
+# %% tags=["R9"]
+torch.manual_seed(0)
+net, dull = I2ANet(), imagine(model, RolloutPolicy(), pair, I2AConfig(frames="copied", pay="none"))
+with torch.no_grad():
+    above = net.policy(net.body(MAZES.planes(pair))).log_softmax(-1)
+    for name, shown in (("imagined films", films), ("five equal films", dull)):
+        away = (net(pair, shown)[0] - above).abs().max()
+        print(f"{name:16}: up to {away:.1e} away from the policy of the upper path alone")
+for name, other in (("shared", net), ("separate", I2ANet("separate")), ("A2C", MAZES.PacmanNet())):
+    print(f"{name:16}: {sum(weight.numel() for weight in other.parameters()):,} parameters")
 
 # %% [markdown]
-# *The ten films of two frames, one step deep, in their order. In each picture Pacman has done what its title says, from
-# the frame at its left. (Likeliest kinds once more; the agent gets the probabilities.)*
+# How far films move the policy of an agent before any training: a little, and not at all where all five are equal. Equal
+# films have equal codes, which add the same number to each logit, and the policy does not notice. With shared heads
+# imagination can speak only by differences between actions. We shall use that to take it away from the agent. (The
+# count of the separate wiring includes `score`, which only the shared one uses.)
 #
 # ### Playing and learning
 #
@@ -975,6 +1128,7 @@ class ImaginingPlayers(MAZES.Players):
         return self.net(self.frames[t], films)
 
 
+# %%
 class ImaginingLearner(MAZES.Learner):
     """A2C with imagination. The model is kept with it, and does not learn."""
 
@@ -1000,6 +1154,7 @@ class ImaginingLearner(MAZES.Learner):
         return found
 
 
+# %%
 def distil(
     rollout_policy: RolloutPolicy, optimiser: torch.optim.Optimizer, frames: torch.Tensor, log_probs: torch.Tensor
 ) -> None:  # fmt: skip
@@ -1031,6 +1186,22 @@ def i2a(
     return ImaginingLearner(players, rollout_policy, model, config, rng)
 
 
+# %% [markdown]
+# What does an update cost, by the depth of its films? (It is a stretch of play in sixteen worlds, and learning from
+# it.)
+
+# %% tags=["R9"]
+for depth in (1, 2, 3):
+    novice, began = i2a(I2AConfig(depth=depth), 1, model), time.perf_counter()
+    novice.update()
+    took, kept = time.perf_counter() - began, novice.players.films.planes
+    print(f"depth {depth}: films {list(kept.shape)}, {kept.nbytes / 2**20:.0f} MB; an update takes {1_000 * took:.0f} ms")  # fmt: skip
+
+# %% [markdown]
+# From depth 2 on the rollout policy acts in the films, and is distilled. All that is left is to drive it.
+
+
+# %%
 def train_i2a(
     config: I2AConfig, seed: int, state: dict | None = None, device: str = "cpu", model: MazeModel | None = None
 ) -> Iterator[Progress]:  # fmt: skip
@@ -1044,19 +1215,24 @@ def train_i2a(
 # ### Watch it learn
 #
 # The settings are those of chapter 07b's actor–critic, which were chosen without imagination. The dotted line is the
-# planner above.
+# plain eater of that chapter, a rule: the best that fits into the picture. Below stand the planner with the same model,
+# and the best rule of all.
 
 # %% tags=["R9"]
 i2a_config = by_budget(smoke=I2AConfig(steps=1_600, max_steps=40), laptop=I2AConfig())
+eaters = {name: results.metric("R6", "floors", f"regular_{name}").mean() for name in ("eater", MAZES.BEST["regular"])}  # fmt: skip
 i2a_run = watch(
-    train_i2a(i2a_config, seed=1, model=model), floor=scores["planner"].returns.mean(), floor_label="the planner"
+    train_i2a(i2a_config, seed=1, model=model), floor=eaters["eater"], floor_label="the eater (a rule)"
 )  # fmt: skip
+levels = {"the planner": scores["planner"].returns.mean(), **{f"the {n.replace('_', ' ')}": level for n, level in eaters.items()}}  # fmt: skip
+print("without learning how to act:", ", ".join(f"{n} {level:.1f}" for n, level in levels.items()))
 print(
     f"{i2a_config.steps / i2a_run['seconds'][-1]:,.0f} steps/s, imagination and learning included"
 )
 
 # %% [markdown]
-# *Mean return of the last hundred episodes in the regular mode.*
+# *Mean return of the last hundred episodes in the regular mode. Dotted: the eater, which learns nothing; the best rule
+# lies far above the picture.*
 #
 # ## Does imagination help?
 #
@@ -1068,26 +1244,39 @@ STEP_RUNS = {
     "regular": {"I2A": ("R9", "regular"), "A2C": ("R7", "regular"), "A2C, as many parameters": ("R9", "regular_wide")},
     "hunt": {"I2A": ("R9", "hunt"), "A2C": ("R9", "hunt_a2c"), "A2C, as many parameters": ("R9", "hunt_wide")},
 }  # fmt: skip
-figure, panels = plt.subplots(1, 3, figsize=(12.5, 3.1))
+RULES = {"regular": "eater", "hunt": "hider"}  # they learn nothing, and fit into the picture
+
+
+def draw_rules(axes: plt.Axes, mode: str, upright: bool = False, length: bool = False) -> None:
+    """Who plays without learning how: the planner, a rule, and at the edge the best rule of chapter 07b."""
+    line = axes.axvline if upright else axes.axhline
+    planned = results.metric("R9", f"{mode}_planners", "planner" + "_length" * length).mean()
+    line(planned, color=plots.INK, linestyle=":", label=f"planner, {planned:.1f}")
+    rule = results.metric("R6", "floors", f"{mode}_{RULES[mode]}" + "_length" * length).mean()
+    line(rule, color=plots.INK, linestyle="--", label=f"the {RULES[mode]} (a rule), {rule:.1f}")
+    if not length:
+        best = MAZES.BEST[mode]
+        level = results.metric("R6", "floors", f"{mode}_{best}").mean()
+        axes.plot([], [], " ", label=f"beyond: {best.replace('_', ' ')}, {level:.1f}")
+
+
+figure, panels = plt.subplots(1, 3, figsize=(12.5, 4))
 for axes, (mode, what) in zip(
     panels, (("regular", "return"), ("hunt", "return"), ("hunt", "length")), strict=True
 ):
     for name, run in STEP_RUNS[mode].items():
         x = results.curves(*run, "steps")[0] / 1_000
         plots.bands(axes, x, results.curves(*run, what), name)
-    key = "planner" if what == "return" else "planner_length"
-    axes.axhline(results.metric("R9", f"{mode}_planners", key).mean(), color=plots.INK, linestyle=":", label="planner")  # fmt: skip
+    draw_rules(axes, mode, length=what == "length")
     axes.set(title=mode, xlabel="thousand steps of the world", ylabel={"return": "return", "length": "steps of an episode"}[what])  # fmt: skip
-rule = results.metric("R6", "floors", "regular_eater").mean()
-panels[0].axhline(rule, color=plots.INK, linestyle="--", label="eater (a rule)")
-panels[0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.02))
-panels[0].set(ylim=(0, 95))
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 plt.show()
 
 # %% [markdown]
 # *The last hundred episodes while it learns: lines are means, thin lines seeds. Dotted: the planner, which uses the
-# same model and learns nothing else. The best rules of chapter 07b (676.8 in regular, 118.6 in hunt) lie far above the
-# pictures.*
+# same model and learns nothing else. Dashed: a rule, the plain eater in regular and the hider in hunt. The best rules of
+# chapter 07b lie far above the pictures on the left and in the middle; the legends say where. None can live longer than
+# the hider: an episode ends after a thousand steps.*
 #
 # Now the last networks, in 128 fresh episodes. (The curves show episodes that were played while the network was
 # changing, and end elsewhere.) After equal steps of the world every seed with imagination is ahead of every seed
@@ -1109,7 +1298,7 @@ plt.show()
 # more, with what the model cost counted, and by the seconds of one core.
 
 # %% tags=["R9", "hide-input"]
-figure, panels = plt.subplots(1, 4, figsize=(13, 3))
+figure, panels = plt.subplots(1, 4, figsize=(13, 3.6))
 for column, (mode, longest) in enumerate(
     (("regular", ("R7", "regular_long")), ("hunt", ("R9", "hunt_clock")))
 ):
@@ -1129,13 +1318,16 @@ for column, (mode, longest) in enumerate(
     plots.bands(by_clock, seconds_a2c, results.curves(*longest, "return"), "A2C")
     by_clock.axvspan(0, model_seconds, color=plots.INK, alpha=0.08)
     by_clock.set(title=mode, xlabel="seconds of one core, those of\nthe model included")
+    for axes in (by_steps, by_clock):
+        draw_rules(axes, mode)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3))
 panels[0].set(ylabel="return of the last hundred episodes")
-panels[0].legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
 # *The same agents, with the model's steps counted (the two on the left) or its seconds (the two on the right). Grey is
-# what the model takes before the agent's first step. In the regular mode the curves meet by steps, and by the clock A2C
+# what the model takes before the agent's first step. Dotted: the planner, dashed: a rule that learns nothing; the best
+# rule lies beyond the picture, where the legend says. In the regular mode the curves meet by steps, and by the clock A2C
 # is there before I2A has begun; in hunt one of A2C's seeds climbs. A2C has 600,000 steps and five seeds in the regular
 # mode, two million and three in hunt. (Seconds were taken with both cores busy, but for A2C in the regular mode; that
 # is worth about a third.)*
@@ -1163,23 +1355,26 @@ CONTROL_NAMES = {
     "R9 regular_depth3": "three steps deep",
     "R9 regular_wide": "A2C, as many parameters", "R7 regular": "A2C",
 }  # fmt: skip
-figure, panels = plt.subplots(1, 2, figsize=(12, 3.2))
+figure, panels = plt.subplots(1, 2, figsize=(12, 3.9))
 plots.bars(panels[0], {label: results.metric(*name.split(), "returns") for name, label in CONTROL_NAMES.items()})  # fmt: skip
-panels[0].axvline(results.metric("R9", "regular_planners", "planner").mean(), color=plots.INK, linestyle=":")  # fmt: skip
+draw_rules(panels[0], "regular", upright=True)
 panels[0].set(title="regular, 150,000 steps", xlabel="return")
 hunted = {
     "R9 hunt": "frames and rewards imagined", 
     "R9 hunt_unpaid": "frames, no rewards", "R9 hunt_wide": "A2C, as many parameters", "R9 hunt_a2c": "A2C",
 }  # fmt: skip
 plots.bars(panels[1], {label: results.metric(*name.split(), "returns") for name, label in hunted.items()})  # fmt: skip
-panels[1].axvline(results.metric("R9", "hunt_planners", "planner").mean(), color=plots.INK, linestyle=":")  # fmt: skip
+draw_rules(panels[1], "hunt", upright=True)
 panels[1].set(title="hunt, 250,000 steps", xlabel="return")
+for axes in panels:
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 plt.show()
 
 # %% [markdown]
-# *The last network in 128 fresh episodes; circles are seeds, the dotted line is the planner. In the regular mode the
-# bars with imagined rewards reach past it, all others about half as far. In hunt returns are negative: the shorter the
-# bar, the better.*
+# *The last network in 128 fresh episodes; circles are seeds, the dotted line is the planner, the dashed one a rule that
+# learns nothing; the best rule lies beyond the picture, where the legend says. In the regular mode the bars with imagined
+# rewards reach past the planner, all others about half as far. In hunt returns are negative: the shorter the bar, the
+# better, and none comes up to the hider.*
 #
 # **In the regular mode it is the rewards.** With frames and rewards imagined the agent gets 63.9; with the rewards
 # alone, each film showing nothing but the present frame, 61.1. With imagined frames and no rewards it is 32.1, with
@@ -1262,14 +1457,14 @@ show_clip(
 
 # %% [markdown]
 # The panel trains with settings of your own, for a fifth of the steps, with the model from above. Try two or three
-# imagined steps, or more worlds.
+# imagined steps, or more worlds. The dotted line is the plain eater of the regular mode, whatever game you choose.
 
 # %% tags=["R9"]
 preview = plots.to_png(
-    live_curve(i2a_run, "return", scores["planner"].returns.mean(), floor_label="the planner")
+    live_curve(i2a_run, "return", eaters["eater"], floor_label="the eater (a rule)")
 )
 i2a_panel = panel(
-    partial(train_i2a, model=model), I2AConfig(steps=30_000), metric="return", floor=scores["planner"].returns.mean(), preview=preview
+    partial(train_i2a, model=model), I2AConfig(steps=30_000), metric="return", floor=eaters["eater"], preview=preview
 )  # fmt: skip
 
 # %% [markdown]
@@ -1386,17 +1581,17 @@ def weights(net: nn.Module) -> torch.Tensor:
     return nn.utils.parameters_to_vector(net.parameters()).detach()
 
 
-learner = i2a(I2AConfig(), 1, model)
-pupil, agent = learner.rollout_policy, [weights(learner.net)]
-learner.update()  # the agent's own step. Its gradients stay where they are
-agent.append(weights(learner.net))
-before, agreement = weights(pupil), (wanted.exp() * pupil(some)).sum(-1).mean()
-learner.distiller.zero_grad()
+novice = i2a(I2AConfig(), 1, model)
+pupil, agent = novice.rollout_policy, [weights(novice.net)]
+novice.update()  # the agent's own step. Its gradients stay where they are
+agent.append(weights(novice.net))
+pupil_was, agreement = weights(pupil), (wanted.exp() * pupil(some)).sum(-1).mean()
+novice.distiller.zero_grad()
 agreement.backward()
-learner.optimiser.step()  # wrong: the agent's
-agent.append(weights(learner.net))
+novice.optimiser.step()  # wrong: the agent's
+agent.append(weights(novice.net))
 own, extra = agent[1] - agent[0], agent[2] - agent[1]
-print(f"the rollout policy moved by {(weights(pupil) - before).norm():.3f}")
+print(f"the rollout policy moved by {(weights(pupil) - pupil_was).norm():.3f}")
 print(f"the agent by {own.norm():.3f}, then once more by {extra.norm():.3f}")
 print(f"cosine between the two steps {F.cosine_similarity(own, extra, 0):.3f}")
 
@@ -1436,8 +1631,8 @@ for name, asking in (("its own action", model), ("all five at once", everybody))
     with torch.no_grad():
         after = asking(now, moves)[0][:, 0].softmax(1)
     chances = after[:, MAZES.PACMAN].flatten(1)
-    found = (chances.argmax(1) == came.int().argmax(1))[came.any(1)].float().mean()
-    print(f"{name:16}: {chances.sum(1).mean():.2f} Pacmen a frame, likeliest where he came in {100 * found:.0f} %")  # fmt: skip
+    hits = (chances.argmax(1) == came.int().argmax(1))[came.any(1)].float().mean()
+    print(f"{name:16}: {chances.sum(1).mean():.2f} Pacmen a frame, likeliest where he came in {100 * hits:.0f} %")  # fmt: skip
     shown[name] = after[0].argmax(0).byte()
 MAZES.filmstrip(torch.stack(list(shown.values())).numpy(), list(shown), 9)
 
