@@ -25,7 +25,8 @@ def baseline() -> list[float]:
     ppo, a2c, short = _of("baseline"), _of("a2c"), spread_of(_of("baseline_short"))
     assert short.covers and short.low > left and ppo.min() > a2c.max()
     assert follower > 2 * ppo.max()
-    return [ppo.mean(), ppo.min(), ppo.max(), left, short.low, short.high, follower, a2c.mean(), a2c.min(), a2c.max()]  # fmt: skip
+    found = [ppo.mean(), ppo.min(), ppo.max(), left, short.low, short.high, follower]
+    return [*found, a2c.mean(), a2c.min(), a2c.max()]
 
 
 def model() -> list[float]:
