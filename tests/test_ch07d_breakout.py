@@ -1093,17 +1093,46 @@ def test_the_auxiliary_task_is_learned_half_and_half_and_not_in_ppos_place(monke
 
 def test_a_straight_line_comes_back_from_the_walls():
     rng = np.random.default_rng(6)
-    before = rng.uniform((5, 3), (20, 32), (40, 2))
+    before = rng.uniform((3, 3), (28, 32), (40, 2))
     now = before + rng.uniform(-2.5, 2.5, (40, 2))
     for steps in (1, 3, 5):
         told = ch.straight_on(torch.from_numpy(before), torch.from_numpy(now), steps).numpy()
-        for (row, column), pair, end in zip(now, before, told, strict=True):
-            fall, drift = row - pair[0], column - pair[1]
-            for _ in range(steps * 1_000):
-                column += drift / 1_000
-                if not 0 <= column <= 35:
-                    column, drift = (-column if column < 0 else 70 - column), -drift
-            assert end == pytest.approx((row + steps * fall, column), abs=1e-6)
+        for pair, spot, end in zip(before, now, told, strict=True):
+            for axis, wall in ((0, 31), (1, 35)):
+                place, speed = spot[axis], spot[axis] - pair[axis]
+                for _ in range(steps * 1_000):
+                    place += speed / 1_000
+                    if not 0 <= place <= wall:
+                        place, speed = (-place if place < 0 else 2 * wall - place), -speed
+                assert end[axis] == pytest.approx(place, abs=1e-6)
+
+
+def test_the_centre_of_light_by_loops():
+    frames = torch.from_numpy(np.random.default_rng(3).integers(0, 41, (5, 56, 36)))
+    for frame, found in zip(frames.tolist(), ch.centre(frames).tolist(), strict=True):
+        light = {(y - 21, x): frame[y][x] for y in range(21, 53) for x in range(36)}
+        for axis in (0, 1):
+            wanted = sum(spot[axis] * b for spot, b in light.items()) / sum(light.values())
+            assert found[axis] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_line_is_scored_where_a_model_is(memory):
+    found, games = ch.score_line(memory), 8
+    hits = {k: [] for k in range(1, 6)}
+    for start in range(0, 85 * games, 7):
+        t, n = divmod(start, games)
+        spots = [ch.centre(memory.frames[t, n, i][None]) for i in (0, 1)]
+        for k in range(1, 6):
+            if memory.lost[t + k - 1, n]:
+                break
+            came = memory.after[t + k - 1, n][None]
+            if came[:, 21:53].max() > 4:
+                told = ch.straight_on(*spots, k).round()
+                hits[k].append(bool(((told - ch.brightest(came)).abs() <= 1).all()))
+    for k, near in hits.items():
+        assert found[f"line_{k}"] == pytest.approx(np.mean(near), abs=1e-6)
+    flying = ch.score_line(straight(games=10))
+    assert [flying[f"line_{k}"] for k in range(1, 6)] == [1] * 5
 
 
 @pytest.mark.parametrize("depth", [1, 3])

@@ -31,10 +31,12 @@ def baseline() -> list[float]:
 
 def model() -> list[float]:
     """What the models find, and a copy; bricks and lost balls over all tests; what it costs."""
-    names = ("ball", "ball_straight", "ball_copy")
-    found = [100 * _of("model", f"{name}_{k}").mean() for k in (1, 5) for name in names]
+    names = (("model", "ball"), ("line", "line"), ("model", "ball_copy"))
+    found = [100 * _of(name, f"{what}_{k}").mean() for k in (1, 5) for name, what in names]
     bricks = _of("model", "brick_count").sum()
-    assert (_of("model", "brick_foreseen") == 1).all() and found[0] > 90 and found[3] > 3 * found[4]
+    for name in ("brick_foreseen", "brick_true"):
+        assert (_of("model", name) == 1).all()
+    assert found[0] > 90 and abs(found[3] - found[4]) < 5
     lost, warned = _of("model", "lost_count"), _of("model", "lost_true")
     seen = (lost * _of("model", "lost_foreseen")).sum()
     warnings = (lost * _of("model", "lost_foreseen") / warned).sum()
@@ -43,10 +45,10 @@ def model() -> list[float]:
 
 
 def auxiliary() -> list[float]:
-    """With and without the task: the ranges overlap."""
-    without, task = _of("baseline_short"), _of("auxiliary")
-    assert without.min() < task.min() and task.max() > without.max()
-    return [without.mean(), without.min(), without.max(), task.mean(), task.min(), task.max()]
+    """With and without the task, on equal seeds: the ranges overlap."""
+    without, task = _of("baseline_short")[:3], _of("auxiliary")
+    assert task.mean() < without.mean() < task.max()
+    return [without.mean(), task.mean(), task.min(), task.max()]
 
 
 def batched() -> list[float]:
@@ -67,11 +69,13 @@ def by_decisions() -> list[float]:
 
 
 def lead() -> list[float]:
-    """Mean lead of one imagined step over empty films, and its 95 % interval (Welch's), which holds 0."""
-    ours, empty = _of("i2a_1"), _of("i2a_empty")
-    interval = ttest_ind(ours, empty, equal_var=False).confidence_interval()
-    assert interval.low < 0 < interval.high and len(ours) == len(empty) == 5
-    return [ours.mean() - empty.mean(), interval.low, interval.high]
+    """Mean leads over empty films with 95 % intervals (Welch's): one step's, which holds 0, and all depths'."""
+    empty, found = _of("i2a_empty"), []
+    for ours in (_of("i2a_1"), np.concatenate([_of(name) for name in IMAGINING])):
+        interval = ttest_ind(ours, empty, equal_var=False).confidence_interval()
+        found += [ours.mean() - empty.mean(), interval.low, interval.high]
+    assert found[1] < 0 < found[2] and len(empty) == 5 and found[4] > 0
+    return found
 
 
 def which_part() -> list[float]:
@@ -81,7 +85,16 @@ def which_part() -> list[float]:
     assert min(unpaid.mean(), alike.mean()) > empty.mean()
     for part in (unpaid, alike):
         assert part.min() < full.max() and full.min() < part.max() and part.min() < empty.max()
-    return [unpaid.mean(), unpaid.min(), unpaid.max(), alike.mean(), alike.min(), alike.max()]
+    same = [part[:3].mean() for part in (full, empty, _of("baseline_short"))]
+    return [
+        unpaid.mean(),
+        unpaid.min(),
+        unpaid.max(),
+        alike.mean(),
+        alike.min(),
+        alike.max(),
+        *same,
+    ]
 
 
 def by_all() -> list[float]:
@@ -89,17 +102,13 @@ def by_all() -> list[float]:
     same, player, ours = _of("baseline_same"), _of("player"), _of("i2a_1")
     seconds = [_of(name, "seconds").mean() for name in IMAGINING]
     model = sum(_of("model", name).mean() for name in ("seconds", "player_seconds"))
-    longest = _of("baseline", "seconds").mean()
-    assert player.mean() > ours.mean() and same.min() > ours.mean() and longest < seconds[0] + model
-    return [
-        ours.mean(),
-        same.mean(),
-        player.mean(),
-        *seconds,
-        model,
-        longest,
-        _of("baseline").mean(),
-    ]
+    longest, last = _of("baseline", "seconds").mean(), _of("baseline")
+    assert (
+        min(player.mean(), same.mean()) > ours.mean() and min(player.min(), same.min()) < ours.max()
+    )
+    assert longest < seconds[0] + model and last.min() > ours.max()
+    found = [same.mean(), same.min(), same.max(), ours.mean(), ours.max(), player.mean()]
+    return [*found, *seconds, model, longest, last.mean()]
 
 
 def in_short() -> None:
@@ -109,9 +118,9 @@ def in_short() -> None:
 
 
 def ball_in_short() -> None:
-    """About two in three; a straight line about one in five."""
-    assert 0.6 < _of("model", "ball_5").mean() < 0.72
-    assert 0.17 < _of("model", "ball_straight_5").mean() < 0.23
+    """Nearly two in three, and a straight line as many."""
+    model, line = _of("model", "ball_5").mean(), _of("line", "line_5").mean()
+    assert 0.6 < model < 2 / 3 and abs(model - line) < 0.05
 
 
 def spent_in_short() -> None:
