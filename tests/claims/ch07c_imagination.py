@@ -1,6 +1,12 @@
 """What chapter 07c says about its stored models and agents."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import shortest_path
 
 from rlbook_utils import results
 from rlbook_utils.definitions import load_chapter
@@ -36,14 +42,44 @@ def _after(curve: str, row: str, name: str, steps: float) -> np.ndarray:
 # The model
 
 
+def _chasers(frames: np.ndarray) -> np.ndarray:
+    """The even rule, but for a dangerous ghost's ways nearer to Pacman, which count four times: [M, 15, 19]."""
+    mazes, cells = CHAPTER.MAZES, np.arange(CHAPTER.MAZES.CELLS)
+    ways = mazes.NEXT[:, 1:]
+    steps = (np.ones(ways.size), (np.repeat(cells, 4), ways.ravel()))
+    far = shortest_path(csr_matrix(steps, shape=(len(cells), len(cells))), unweighted=True)
+    flat, found = frames.reshape(-1, len(cells)), np.zeros((len(frames), len(cells)))
+    pacman = (flat == mazes.PACMAN).argmax(1)
+    for kind, moves, times in ((mazes.GHOST, 0.5, 4.0), (mazes.EDIBLE, 0.25, 1.0)):
+        rows, at = np.nonzero(flat == kind)
+        nearer = far[ways[at], pacman[rows, None]] < far[at, pacman[rows]][:, None]
+        weights = np.where(nearer, times, 1.0) * (ways[at] != at[:, None])
+        np.add.at(found, (rows, at), 1 - moves)
+        for way in range(4):
+            np.add.at(found, (rows, ways[at, way]), moves * weights[:, way] / weights.sum(1))
+    return np.minimum(found, 1).reshape(frames.shape)
+
+
+def _nats(rule: Callable, test: NamedTuple) -> float:
+    """A rule's negative log-likelihood of a frame's ghosts."""
+    known, kinds = ~test.fresh, torch.tensor([CHAPTER.MAZES.GHOST, CHAPTER.MAZES.EDIBLE])
+    came, told = torch.isin(test.after[known], kinds), torch.from_numpy(rule(test.frames[known].numpy()))  # fmt: skip
+    return -torch.where(came, told, 1 - told).clamp(1e-4, 1).log().sum((1, 2)).mean().item()
+
+
 def ghosts() -> list[float]:
     """No better than the rule that does not know where ghosts are headed; too sure where it is sure; what is lost."""
+    exams = [CHAPTER.exam("regular", seed + 1_000) for seed in (1, 2, 3, 4, 5)]
+    even = [_nats(CHAPTER.even_ghosts, test) for test in exams]
+    np.testing.assert_allclose(even, _model("regular", "nats_even"), rtol=1e-6)
+    chasers = np.mean([_nats(_chasers, test) for test in exams])
+    assert chasers < np.mean(even) - 0.1
     model, rule = (np.concatenate([_model(mode, n) for mode in MODES]) for n in ("nats", "nats_even"))  # fmt: skip
     assert np.abs(model - rule).max() < 0.1 and model.mean() > rule.mean() - 0.02
     said, came = (np.concatenate([_model(mode, f"{n}_9") for mode in MODES]) for n in ("said", "happened"))  # fmt: skip
     assert (said > came + 0.03).all()
     return [_model("regular", "nats").mean(), _model("regular", "nats_even").mean(), 100 * _model("regular", "said_9").mean(),
-            100 * _model("regular", "happened_9").mean()]  # fmt: skip
+            100 * _model("regular", "happened_9").mean(), chasers]  # fmt: skip
 
 
 def ghosts_lost() -> list[float]:
@@ -144,12 +180,16 @@ def by_costs() -> list[float]:
 def controls() -> list[float]:
     """What is left without frames, without rewards, without both; three steps deep; hunt without rewards."""
     names = ("regular", "regular_copied", "regular_unpaid", "regular_blind", "regular_depth3")
-    return [_agent(name).mean() for name in (*names, "hunt", "hunt_unpaid")]
+    seen = _agent("hunt") - _agent("hunt_copied")
+    assert len(seen) == 3 and seen.min() > 3
+    found = [_agent(name).mean() for name in (*names, "hunt", "hunt_unpaid", "hunt_copied")]
+    return [*found, seen.min(), seen.max()]
 
 
 def asleep() -> list[float]:
     """With dull films the trained agents play as badly as random play, or nearly."""
     scores = [_agent(mode, "asleep").mean() for mode in ("regular", "hunt")]
+    assert (_agent("regular_copied") > _agent("regular_planners", "planner")).all()
     return [*scores, _agent("hunt", "asleep_length").mean()]
 
 
