@@ -1040,7 +1040,7 @@ print("one by one takes", ", ".join(f"{ratio:.1f} times as long ({depth})" for r
 # *How long the films of sixteen frames take; the square is a batch that looks at each frame three times. Compare the two
 # lines at each depth.*
 #
-# In the stored run, with one thread, the ratio is @@, @@ and @@ for one, three and five steps; it varies by a quarter.
+# In the stored run, with one thread, the ratio is 6.2, 4.0 and 3.6 for one, three and five steps; it varies by a quarter.
 # <!-- held: batched -->
 #
 # At one step the batch gains twice: by being a batch, and because the first layers look at each frame once for all three
