@@ -25,8 +25,8 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 06](ch06_policy_optimisation.ipynb) for PPO, [chapter 07c](ch07c_imagination.ipynb) for imagination. |
-# | **Time** | About @@ minutes for all cells on two cores. |
-# | **Memory** | About @@ GB. No GPU. |
+# | **Time** | About six minutes for all cells on two cores. |
+# | **Memory** | About 1.3 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
 # The chapter accompanies chapter 17 of [Lapan (2018)](../book/bibliography.md#lapan2018).
@@ -977,8 +977,7 @@ apart = films.changes[0].var(0)  # [56, 36], over the three actions
 print(f"{100 * apart[FREE.stop :].sum() / apart.sum():.0f} % of what sets the three first steps apart lies in the paddle's rows")  # fmt: skip
 
 # %% [markdown]
-# *Three films of one frame, with the reward that the model expects at each step; in what came, a brick goes at the
-# third step. Look at the first step: what sets the three apart is mostly the paddle. What the agent does now moves the
+# *Three films of one frame, with the reward that the model expects at each step; in what came, a brick goes at the third step: see when the model expects it. Look at the first step: what sets the three apart is mostly the paddle. What the agent does now moves the
 # paddle, and nothing else for as long as the ball is on its way. From the second step on an untrained rollout policy
 # acts.*
 #
@@ -1506,6 +1505,8 @@ for name, row in zip(ACTION_NAMES, plan_rewards(model, now.expand(3, -1, -1, -1)
     )  # the brick goes at the third step
 
 # %% [markdown]
+# That is when it goes in what came. Where the model expects it later, its ball has fallen behind.
+#
 # **R10.4 Half and half.** UNREAL shows its reward predictor as many moments with a reward as without. Write
 # `half_and_half(rewards, count, rng)`: rows [count] of rewards [M], half of them drawn evenly from those that are not 0,
 # half from those that are, in any order; `count` is even and there are some of either kind.

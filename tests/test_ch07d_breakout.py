@@ -1028,7 +1028,7 @@ def test_floors_are_of_players_who_learn_nothing(monkeypatch):
         (lambda: ch.ModelConfig(alone=1.5), "ModelConfig.alone is 1.5; it has to lie between 0.0 and 1.0."),
         (lambda: ch.ModelConfig(updates=10.5), "ModelConfig.updates is 10.5; it has to be a whole number."),
         (lambda: ch.I2AConfig(depth=0), "I2AConfig.depth is 0; it has to lie between 1 and 5."),
-        (lambda: ch.I2AConfig(films="dark"), "I2AConfig.films is 'dark'; it has to be one of imagined, empty."),
+        (lambda: ch.I2AConfig(films="dark"), "I2AConfig.films is 'dark'; it has to be one of imagined, unpaid, alike, empty."),
     ],
 )  # fmt: skip
 def test_bad_settings_are_one_sentence(make, sentence):
