@@ -645,13 +645,13 @@ for name in (key.removeprefix("count_") for key in found if key.startswith("coun
 
 # %% [markdown]
 # On the whole frame the model and a copy look alike; on what changes they are worlds apart. Nearly all rewards that a
-# step certainly brings are foreseen. What three seeds get is in the table further below.
+# step certainly brings are foreseen. What five seeds get is in the table further below.
 #
 # ### Ghosts
 #
-# A ghost moves or stays by a coin toss, and at a fork it may go three ways. No model can know. So a count of right
-# cells says little here; what can be asked is whether the model's **probabilities** are right. Among all cells of
-# which it says "a ghost will be here, with 30 %", there should be one in 30 % of cases.
+# A ghost moves or stays by a coin toss, and at a fork it may go three ways. No model can know which; at most it can
+# know the odds. So a count of right cells says little here; what can be asked is whether the model's **probabilities**
+# are right. Among all cells of which it says "a ghost will be here, with 30 %", there should be one in 30 % of cases.
 #
 # And is it better than a rule? The rule below knows the maze and how often ghosts move on level 1, but neither where
 # they are headed nor what Pacman does: a ghost goes to each neighbouring cell evenly.
@@ -742,11 +742,12 @@ print(f"likeliest picture: ghosts missing in {100 * ghosts['lost']:.0f} % of fra
 # dashed line the model is right about how unsure it is; below it, it promises ghosts too often.*
 #
 # The model is nearly as good as the rule, and no better: in the stored runs of the regular mode its ghosts cost 1.82
-# nats a frame, the rule's 1.81. And where it is surest it is too sure: where it says between 90 and 98 % (92 % on
-# average), a ghost comes in 82 % of cases; 23 of the 25 models of all games promise too much there. It shows no sign of
-# knowing where ghosts are headed. A frame does hint at it: ghosts chase, and it shows Pacman. A rule that makes the
-# ways which lead nearer to him four times as likely as the others costs 1.68. The model sees two cells far, and mostly
-# Pacman is farther away than that. <!-- held: ghosts -->
+# nats a frame, the rule's 1.81. And from one half upwards it is too sure: in each tenth between 50 and 90 % every
+# stored model of every game promises too much. At the top, where it says between 90 and 98 % (92 % on average), a ghost
+# comes in 82 % of cases; 23 of the 25 models of all games promise too much there. It shows no sign of knowing where
+# ghosts are headed. A frame does hint at it: ghosts chase, and it shows Pacman. A rule that makes the ways which lead
+# nearer to him four times as likely as the others costs 1.68. The model sees two cells far, and Pacman may be farther
+# away than that: this is the price of leaving out where a ghost looks. <!-- held: ghosts -->
 #
 # Here the product over cells takes its toll, too. A ghost that stays with 50 % and moves with 50 % is likeliest
 # nowhere, or likeliest in both places: the likeliest *picture* loses it or shows it twice. In the stored runs of the
@@ -826,7 +827,7 @@ for step in range(1, AHEAD + 1):
 # %% [markdown]
 # ### Five games
 #
-# The same settings, three seeds in each of the five games, tested on new steps of the mixed player:
+# The same settings, five seeds in each of the five games, tested on new steps of the mixed player:
 
 # %% tags=["R8", "hide-input"]
 rows = ("changed", "rewards", "rewards_common", "pacman_5", "pacman_copy_5", "nats", "nats_even", "off", "lost", "doubled", "seconds")  # fmt: skip
@@ -861,7 +862,7 @@ for axes, mode in zip(panels, MAZES.MODES, strict=True):
 plt.show()
 
 # %% [markdown]
-# *Rewards foreseen, by reward, of all the times they came in the three tests of 6,400 steps; how often that was stands
+# *Rewards foreseen, by reward, of all the times they came in the five tests of 6,400 steps; how often that was stands
 # in brackets. Long bars are rewards that a step certainly brings; short ones hang on a coin, or came a few times only.
 # The games share their starts and their coin tosses, seed by seed.*
 #
@@ -869,15 +870,16 @@ plt.show()
 # and finds Pacman five imagined steps ahead in 98.7 % of cases or more, where a copy finds him in at most 1.4 %. In the
 # regular mode it foresees 99.89 % of the rewards (always saying "one" gets 70.3; all of them can be known). In hunt it
 # is 99.60 % (always "nothing": 98.75); a judge who knew everything but the coin tosses to come would get about 99.68.
-# Nearly half of its errors are deaths that it did not foresee (it foresees 61 % of all deaths), the rest are steps that
-# brought nothing. What is really rare stays doubtful: the handful of ghosts eaten in each test says little. A model
-# takes 61 to 79 s of one core. <!-- held: five_games -->
+# Nearly half of its errors are deaths that it did not foresee (it foresees 61 % of all deaths), nearly all others are
+# steps that brought nothing; and it misses about half of the few ghosts that were eaten. What is really rare stays
+# doubtful: the handful of ghosts eaten in each test says little. A model takes 61 to 79 s of one core.
+# <!-- held: five_games -->
 #
-# But hold the praise. Exercise R8.1 has a rule of five lines that moves Pacman and copies the rest; on the first test
-# it does better than the model. What the model says beyond it, of rewards, of pills that turn ghosts yellow, of how
-# likely a ghost is to come, a few more lines would say as well, and of ghosts better. Whoever knows the rules needs no
-# model; this one has found them from steps alone. (Each game has a model of its own here. Their frames follow the same
-# rules, so that one model with five heads for rewards should do; we did not try.)
+# But hold the praise. Exercise R8.1 has a rule of five lines that moves Pacman and copies the rest; on the test used
+# above it does better than the model. What the model says beyond it, of rewards, of pills that turn ghosts yellow, of
+# how likely a ghost is to come, a few more lines would say as well, and of ghosts better. Whoever knows the rules needs
+# no model; this one has found them from steps alone. (Each game has a model of its own here. Their frames follow the
+# same rules, so that one model with five heads for rewards should do; we did not try.)
 #
 # ## A player that only looks ahead
 #
@@ -1348,8 +1350,8 @@ plt.show()
 # own steps count, its lead in the regular mode is gone. By the clock A2C is ahead there: what imagination saves in
 # steps it spends in seconds, and in a world as cheap as this one steps cost little. In hunt all three agents with
 # imagination got somewhere, and one of three without it: that is all that three seeds can say. And all this is early
-# learning; in the regular mode the curves still rise where they end. In hunt that of I2A hardly does, and A2C has
-# stopped.
+# learning; in the regular mode A2C's curve still rises after 600,000 steps, and I2A's hardly does at its end. In hunt
+# that of I2A hardly does either, and A2C has stopped.
 #
 # ### Which part of it helps?
 #
@@ -1378,18 +1380,19 @@ for axes in panels:
 plt.show()
 
 # %% [markdown]
-# *The last network in 128 fresh episodes; circles are seeds, the dotted line is the planner, the dashed one a rule that
-# learns nothing; the best rule lies beyond the picture, where the legend says. In the regular mode the bars with imagined
-# rewards reach past the planner, all others about half as far. In hunt returns are negative: the shorter the bar, the
-# better, and none comes up to the hider.*
+# *The last network in 128 fresh episodes; circles are seeds, whiskers their range where there are three and a 95 %
+# interval of the mean where there are five; the dotted line is the planner, the dashed one a rule that learns nothing;
+# the best rule lies beyond the picture, where the legend says. In the regular mode the bars with imagined rewards reach
+# past the planner, all others about half as far. In hunt returns are negative: the shorter the bar, the better, and
+# none comes up to the hider.*
 #
 # **In the regular mode it is the rewards.** With frames and rewards imagined the agent gets 63.9; with the rewards
 # alone, each film showing nothing but the present frame, 61.1. With imagined frames and no rewards it is 32.1, about
 # what A2C gets. With neither it is 32.2, as it should be, since five equal films have five equal codes, which cancel in
 # the policy. What this agent needs to know is what the next step pays: five numbers beside the frame. Three imagined
-# steps bring 62.5, for three times the work. In hunt the rewards are needed, too: with imagined frames alone −18.8,
-# with both −7.3. With the rewards alone it is −11.4, on each of the three seeds 3.8 to 4.3 below the whole films: there
-# the frames seem to help as well. <!-- held: controls -->
+# steps bring 62.5, and the runs take nearly three times as long. In hunt the rewards are needed, too: with imagined
+# frames alone −18.8, with both −7.3. With the rewards alone it is −11.4, on each of the three seeds 3.8 to 4.3 below
+# the whole films: there the frames seem to help as well. <!-- held: controls -->
 #
 # How good must the model be? In trials (one seed each, not stored) an earlier model, which was right about 99.3 % of
 # the changed cells and 98.7 % of the rewards in hunt (always saying "nothing" gets 98.8), left the agent at −19.9 after
@@ -1404,8 +1407,9 @@ plt.show()
 #
 # In the regular mode that brings 7.2 points, about what random play gets; in hunt −19.8, and a life of 50 steps. Alone,
 # the upper path, which could have learned what A2C learns, plays like chance. That does not say that it is idle beside
-# the films: with copied frames, where it alone can choose among equal rewards, each agent is still above its planner.
-# (What a wrong model would do to the agent we did not measure.) <!-- held: asleep -->
+# the films: in the regular mode, with copied frames, where it alone can choose among equal rewards, each agent is still
+# above its planner. (In hunt one of three is not.) (What a wrong model would do to an agent that was trained with a
+# right one we did not measure.) <!-- held: asleep -->
 #
 # ## What it sees
 #
@@ -1822,6 +1826,9 @@ for name, one in (("one step ahead", planner(model)), ("two steps", far_sighted)
 # - In the regular mode the imagined rewards do it, as far as three seeds tell; the imagined frames add nothing that we
 #   could measure. In hunt the rewards do most, and with the frames each of three seeds is about four points better. The
 #   paper's own wiring was tried once only, and did not get there.
+# - But the careful planner, which has the same model and learns no policy, is ahead of I2A in the regular mode with each
+#   of three models; so is the plain eater, a rule. And once the model's own steps are counted, A2C is level there.
+#   <!-- held: ahead -->
 # - Say what is counted: steps of the agent, steps of its model as well, or seconds. The answers differ.
 #
 # [Chapter 07d](ch07d_breakout.ipynb) asks the same of pixels, where a decision changes little of what the next one pays.

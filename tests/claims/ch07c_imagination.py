@@ -78,6 +78,9 @@ def ghosts() -> list[float]:
     assert np.abs(model - rule).max() < 0.1 and model.mean() > rule.mean() - 0.02
     said, came = (np.concatenate([_model(mode, f"{n}_9") for mode in MODES]) for n in ("said", "happened"))  # fmt: skip
     assert len(said) == 25 and (said > came).sum() == 23
+    for n in range(5, 9):
+        said, came = (np.concatenate([_model(mode, f"{w}_{n}") for mode in MODES]) for w in ("said", "happened"))  # fmt: skip
+        assert (said > came).all()
     return [_model("regular", "nats").mean(), _model("regular", "nats_even").mean(), 100 * _model("regular", "said_9").mean(),
             100 * _model("regular", "happened_9").mean(), chasers]  # fmt: skip
 
@@ -96,7 +99,7 @@ def five_games() -> list[float]:
     copies = [_model(mode, "pacman_copy_5").mean() for mode in MODES]
     rewards = [_model("regular", "rewards").mean(), _model("regular", "rewards_common").mean()]
     assert (_model("regular", "rewards_possible") == 1).all()
-    errors = np.array([sum(r[f"count_{k}"] * (1 - r[f"reward_{k}"]) for k in ("-20", "0"))
+    errors = np.array([sum(count * (1 - r[f"reward_{k[6:]}"]) for k, count in r.items() if k.startswith("count_"))
                        for r in (run["metrics"] for run in results.runs("R8", "hunt"))])  # fmt: skip
     share, count = _foreseen("hunt", "-20")
     missed = count * (1 - share)
@@ -191,6 +194,14 @@ def asleep() -> list[float]:
     scores = [_agent(mode, "asleep").mean() for mode in ("regular", "hunt")]
     assert (_agent("regular_copied") > _agent("regular_planners", "planner")).all()
     return [*scores, _agent("hunt", "asleep_length").mean()]
+
+
+def ahead() -> None:
+    """The careful planner is ahead of the agent with each model, and so is the plain eater; A2C level by all steps."""
+    assert (_agent("regular_planners", "careful_planner") > _agent("regular")).all()
+    rules_beside()
+    _, ours, same, *_ = by_costs()
+    assert abs(ours - same) < 5
 
 
 def in_short() -> list[float]:
