@@ -66,10 +66,10 @@ def by_decisions() -> list[float]:
     assert min(means[name] for name in IMAGINING) > max(means[name] for name in WITHOUT) + 0.3
     best = max(_of(name).max() for name in WITHOUT)
     assert _of("i2a_1").min() < best
-    return [*means.values(), _of("i2a_1").min(), _of("i2a_1").max(), best, *lead()]
+    return [*means.values(), _of("i2a_1").min(), _of("i2a_1").max(), best, *_lead()]
 
 
-def lead() -> list[float]:
+def _lead() -> list[float]:
     """Mean leads over empty films with 95 % intervals (Welch's): one step's, which holds 0, and all depths'."""
     empty, found = _of("i2a_empty"), []
     for ours in (_of("i2a_1"), np.concatenate([_of(name) for name in IMAGINING])):
