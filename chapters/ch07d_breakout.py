@@ -25,7 +25,7 @@
 # | | |
 # |---|---|
 # | **You need** | [Chapter 06](ch06_policy_optimisation.ipynb) for PPO, [chapter 07c](ch07c_imagination.ipynb) for imagination. |
-# | **Time** | About six minutes for all cells on two cores. |
+# | **Time** | Six to seven minutes for all cells on two cores. |
 # | **Memory** | About 1.3 GB. No GPU. |
 # | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
 #
