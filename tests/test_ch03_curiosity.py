@@ -535,9 +535,8 @@ def test_typical_is_the_median_episode_and_best_the_furthest(monkeypatch):
     assert (typical[0].x, best[0].x) == (500, 900)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_readers_without_an_emulator_get_the_clip_of_a_stored_agent(seed, tmp_path):
-    page = ch.stored_clip(seed, "A typical episode.").data
+def test_readers_without_an_emulator_get_the_clip_of_a_stored_agent(tmp_path):
+    page = ch.stored_clip(1, "A typical episode.").data
     assert "A typical episode." in page
     path = tmp_path / "clip.mp4"
     path.write_bytes(base64.b64decode(page.split("data:video/mp4;base64,")[1].split('"')[0]))
