@@ -1965,7 +1965,9 @@ if HAS_MAGENT:
 # ## How the numbers were measured
 #
 # `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
-# time, cores and versions. The tables and bands of this chapter are drawn from those files.
+# time, cores and versions. The tables and bands of this chapter are drawn from those files. Of the networks the book
+# keeps those that a cell or a test reads; `make results ROW=M6 SEEDS=1,2,3 WRITE=1` trains the tournament's players anew
+# before they meet.
 
 
 # %%
