@@ -1,0 +1,477 @@
+"""Chapter 03b: what is paid, what an end costs, who learns from what; and all of it in a small world with Mario's interface."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from scipy.stats import chisquare, spearmanr
+
+from rlbook_utils.definitions import load_chapter
+
+ch = load_chapter("ch03b_mario")
+
+
+class Stairs(VectorEnv):
+    """A way of 40 places behind ``MarioGames``' interface; how to get on is to be read from the picture.
+
+    Every place has a picture of its own, bright on its left or on its right half. Bright on the left: the first six
+    actions lead to the next place; on the right: the other six. A wrong action leaves everything as it is, and the
+    third in a row ends the episode. A player that does not look passes a place with chance 7/8 at best, and so comes
+    7 places far on average. x: the place, in steps of 75 pixels.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    PLACES, WIDE = 40, 75
+
+    def __init__(self, num_envs: int, *_: object, **__: object) -> None:
+        self.num_envs, self.single_action_space = num_envs, Discrete(12)
+        rng = np.random.default_rng(0)
+        self.right = rng.permutation(np.arange(self.PLACES) % 2).astype(bool)  # [places]
+        side = (np.arange(40) >= 20) == self.right[:, None]  # [places, 40]
+        textures = rng.integers(100, size=(self.PLACES, 42, 40))
+        self.pictures = (textures + 150 * side[:, None]).astype(np.uint8)
+        self.first = np.repeat(self.pictures[:1], 3, axis=0)
+
+    def reset(self, *, seed=None, options=None):
+        self.place, self.failed = np.zeros((2, self.num_envs), int)
+        self.obs = np.stack([self.first] * self.num_envs)  # [N, 3, 42, 40]
+        self.furthest, self.flags = self.WIDE * self.place, self.place > 0
+        return self.obs.copy(), {}
+
+    def told(self, playing=True):
+        """Games that rest keep what was told of them last."""
+        self.furthest = np.where(playing, self.WIDE * self.place, self.furthest)
+        self.flags = np.where(playing, self.place == self.PLACES - 1, self.flags)
+
+    def step(self, actions):
+        on = ((actions >= 6) == self.right[self.place]) & (actions >= 0)
+        self.place = self.place + on
+        self.told(actions >= 0)
+        self.failed = np.where(on, 0, self.failed + (actions >= 0))
+        terminated, truncated = self.place == self.PLACES - 1, self.failed == 3
+        self.obs = np.concatenate([self.obs[:, 1:], self.pictures[self.place][:, None]], axis=1)
+        final, done = np.full(self.num_envs, None, object), terminated | truncated
+        for n in np.flatnonzero(done):
+            final[n] = self.obs[n].copy()
+        self.place, self.failed = np.where(done, 0, self.place), np.where(done, 0, self.failed)
+        self.obs[done] = self.first
+        return self.obs.copy(), on.astype(float), terminated, truncated, {"final_obs": final}
+
+
+@pytest.fixture
+def stairs(monkeypatch):
+    """Mario's agents play ``Stairs``."""
+    monkeypatch.setattr(ch, "MarioGames", Stairs)
+
+
+SMALL = ch.CuriousConfig(steps=256, num_envs=4, horizon=32, warm_up=1, minibatch=32)
+
+
+def some_rollout(reward="icm", steps=6, envs=3, seed=0, **changes):
+    """A learner, and a rollout of random numbers in which two episodes end, one of them by the clock."""
+    torch.manual_seed(seed)
+    config = ch.CuriousConfig(reward=reward, num_envs=envs, minibatch=32, **changes)
+    learner = ch.make_learner(config, Stairs(envs), "cpu", ch.CuriousNet)
+    net, obs = learner.net, torch.randint(0, 256, (steps + 1, envs, 3, 42, 40)).float()
+    net.pixels.show(obs.flatten(2))
+    terminated, done = torch.zeros(2, steps, envs, dtype=torch.bool)
+    terminated[2, 0] = done[2, 0] = done[3, 1] = True
+    with torch.no_grad():
+        policy, values = net(obs[:-1].flatten(0, 1))
+        actions = policy.sample()
+        log_probs = policy.log_prob(actions).view(steps, envs)
+    values = values.view(steps, envs, 2)
+    rollout = ch.POLICIES.Rollout(
+        obs[:-1], actions.view(steps, envs), log_probs, torch.randn(steps, envs), values,
+        torch.randn(steps, envs, 2), terminated, done,
+    )  # fmt: skip
+    return learner, rollout, obs[-1].numpy().astype(np.uint8), config
+
+
+def viewed(learner, rollout, latest):
+    return learner.net.view(torch.cat([rollout.obs, torch.from_numpy(latest)[None]]))
+
+
+# What is seen
+
+
+def test_pictures_are_means_of_blocks_and_the_brightest_colour():
+    screens = np.random.default_rng(0).integers(256, size=(2, 224, 240, 3)).astype(np.uint8)
+    found = ch.shrink(screens)
+    assert found.shape == (2, 42, 40) and found.dtype == np.uint8
+    for n, row, column in [(0, 0, 0), (0, 41, 39), (1, 17, 5), (1, 3, 38)]:
+        block = screens[n, 14 + 5 * row : 19 + 5 * row, 6 * column : 6 * column + 6].astype(int)
+        assert found[n, row, column] == max(block[..., c].sum() for c in range(3)) // 30
+
+
+def test_the_view_is_each_pixel_in_units_of_its_own_deviation_cut_at_five():
+    learner, rollout, latest, _ = some_rollout()
+    pixels = np.concatenate([rollout.obs, latest[None]]).reshape(-1, 5040).astype(float)
+    expected = ((pixels - pixels.mean(0)) / pixels.std(0)).clip(-5, 5)
+    found = viewed(learner, rollout, latest).reshape(-1, 5040)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert learner.net.view(1e6 * rollout.obs[0]).max() == 5
+    assert (
+        ch.CuriousNet().view(rollout.obs[0][:1] % 5) == rollout.obs[0][:1] % 5
+    ).all()  # nothing shown yet
+    torch.testing.assert_close(ch.PlainNet().view(rollout.obs[0]), rollout.obs[0] / 255)
+
+
+# What is paid
+
+
+def test_each_step_is_paid_for_what_followed_it_and_an_end_is_not():
+    learner, rollout, latest, _ = some_rollout()
+    obs = viewed(learner, rollout, latest)
+    paid = ch.surprises(learner, obs, rollout.actions, rollout.done)
+    assert paid.shape == (6, 3)
+    for t, n in np.ndindex(6, 3):
+        now, after = obs[t, n][None], obs[t + 1, n][None]
+        expected = learner.curiosity.surprise(now, rollout.actions[t, n][None], after).item()
+        np.testing.assert_allclose(paid[t, n], expected * (not rollout.done[t, n]), rtol=1e-4)
+    assert paid[2, 0] == paid[3, 1] == 0 and (paid == 0).sum() == 2
+
+
+@pytest.mark.parametrize("reward", ch.CURIOSITIES)
+def test_what_never_learns_does_not_learn_and_everything_else_does(reward):
+    learner, rollout, latest, config = some_rollout(reward)
+    before = {n: p.clone() for n, p in learner.curiosity.named_parameters() if p.requires_grad}
+    policy = learner.net.policy.weight.clone()
+    ch.learn_from(learner, rollout, latest, config, steps=100_000)
+    changed = {
+        n for n, p in learner.curiosity.named_parameters() if p.requires_grad and not torch.equal(p, before[n])
+    }  # fmt: skip
+    assert changed == (set() if reward in ch.NEVER_LEARN else set(before))
+    assert not torch.equal(policy, learner.net.policy.weight)
+
+
+def test_motion_pays_the_squared_change_of_features_and_an_untrained_icm_nearly_that():
+    learner, rollout, latest, _ = some_rollout("motion")
+    obs = viewed(learner, rollout, latest)
+    features = learner.curiosity.encoder(obs.flatten(0, 1)).view(7, 3, 288)
+    expected = (features[1:] - features[:-1]).square().mean(-1) * ~rollout.done
+    paid = ch.surprises(learner, obs, rollout.actions, rollout.done)
+    torch.testing.assert_close(paid, expected)
+    icm, *_ = some_rollout("frozen_icm")
+    nearly = ch.surprises(icm, obs, rollout.actions, rollout.done)
+    assert nearly.shape == paid.shape and not torch.allclose(nearly, paid)
+
+
+def test_pixels_predict_the_newest_picture_and_its_change():
+    torch.manual_seed(0)
+    curiosity = ch.pixels()
+    obs, next_obs = torch.rand(2, 4, 3, 42, 40)
+    torch.nn.init.zeros_(curiosity.forward_model.layers[-1].weight)
+    torch.nn.init.zeros_(curiosity.forward_model.layers[-1].bias)
+    expected = (next_obs[:, 2] - obs[:, 2]).square().mean((1, 2))
+    found = curiosity.surprise(obs, torch.zeros(4, dtype=torch.long), next_obs)
+    torch.testing.assert_close(found, expected)
+
+
+def test_shuffled_surprises_are_the_same_ones_elsewhere(monkeypatch):
+    learner, rollout, latest, config = some_rollout("shuffled")
+    seen = []
+    weigh = ch.weighted_advantages
+    note = lambda *given: seen.append(given[2]) or weigh(*given)
+    monkeypatch.setattr(ch, "weighted_advantages", note)
+    paid = ch.surprises(learner, viewed(learner, rollout, latest), rollout.actions, rollout.done)
+    for change in ({}, {"reward": "icm"}):
+        ch.learn_from(copy.deepcopy(learner), rollout, latest, replace(config, **change), 100_000)
+    assert not torch.equal(seen[0], paid) and torch.equal(
+        seen[0].sort()[0].sum(), seen[0].sort()[0].sum()
+    )
+    torch.testing.assert_close(seen[0].flatten().sort()[0], paid.flatten().sort()[0])
+    torch.testing.assert_close(seen[1], paid)
+
+
+def test_rewards_are_paid_in_units_of_the_deviation_of_their_discounted_sums():
+    rng, scale = np.random.default_rng(0), ch.POLICIES.Normaliser(1)
+    sums, seen, running = torch.zeros(4, dtype=torch.float64), [], np.zeros(4)
+    for _ in range(3):
+        rewards = rng.exponential(size=(10, 4))
+        for row in rewards:
+            running = 0.9 * running + row
+            seen.append(running)
+        found = ch.in_own_scale(torch.from_numpy(rewards), scale, sums, 0.9)
+        np.testing.assert_allclose(found, rewards / np.std(seen), rtol=1e-5)
+    np.testing.assert_allclose(sums, running)
+
+
+# What an end costs
+
+
+@pytest.mark.parametrize("ends", ["cost", "none", "terminal"])
+def test_an_end_is_followed_by_what_its_rule_says(ends):
+    gamma, lam = 0.98, 0.8
+    learner, rollout, _, config = some_rollout(ends=ends, discount=gamma, lam=lam)
+    paid = torch.rand(6, 3)
+    advantages, returns = ch.curious_advantages(learner, rollout, paid, config)
+    with torch.no_grad():
+        start = learner.net(torch.from_numpy(Stairs(1).first)[None])[1][0, 0].item()
+    v, following = rollout.values[..., 0].numpy(), rollout.next_values[..., 0].numpy()
+    after_end = {"cost": gamma**71.5 * start, "none": gamma * start, "terminal": 0.0}[ends]
+    for n in range(3):
+        later = 0.0
+        for t in reversed(range(6)):
+            done = rollout.done[t, n].item()
+            error = paid[t, n].item() + (after_end if done else gamma * following[t, n]) - v[t, n]
+            later = error + gamma * lam * (0 if done and ends != "none" else later)
+            np.testing.assert_allclose(advantages[t, n], later, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(returns[t, n], later + v[t, n], rtol=1e-4, atol=1e-5)
+    assert abs(start) > 1e-3
+
+
+def test_the_games_reward_ends_with_its_episode():
+    learner, rollout, _, config = some_rollout("game", game_discount=0.9, lam=0.8)
+    before = copy.deepcopy(learner)
+    advantages, returns = ch.weighted_advantages(learner, rollout, torch.rand(6, 3), config)
+    points = ch.in_own_scale(rollout.rewards, before.net.scales[1], before.sums[1], 0.9)
+    v, following = rollout.values[..., 1].numpy(), rollout.next_values[..., 1].numpy()
+    for n in range(3):
+        later = 0.0
+        for t in reversed(range(6)):
+            goes_on = not rollout.done[t, n]
+            error = points[t, n].item() + 0.9 * following[t, n] * goes_on - v[t, n]
+            later = error + 0.9 * 0.8 * goes_on * later
+            np.testing.assert_allclose(advantages[t, n], later, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(returns[t, n, 1], later + v[t, n], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(returns[..., 0], rollout.values[..., 0])
+
+
+def test_surprise_alone_is_blind_to_the_games_reward_and_the_game_to_surprise():
+    for reward, minds in {
+        "icm": (False, True),
+        "both": (True, True),
+        "game": (True, False),
+    }.items():
+        learner, rollout, _, config = some_rollout(reward)
+        surprise, other = torch.rand(2, 6, 3)
+        richer = rollout._replace(rewards=rollout.rewards + torch.randn_like(rollout.rewards))
+        given = ((rollout, surprise), (richer, surprise), (rollout, other))
+        plain, game, curious = (
+            ch.weighted_advantages(copy.deepcopy(learner), *each, config) for each in given
+        )
+        for changed, mind in zip((game, curious), minds, strict=True):
+            assert all(map(torch.allclose, plain, changed)) != mind
+
+
+# Who learns, when, and from what
+
+
+def test_policy_and_curiosity_are_trained_apart_and_the_forward_loss_stops(monkeypatch):
+    learner, rollout, latest, _ = some_rollout()
+    obs = viewed(learner, rollout, latest)
+    before = copy.deepcopy(learner.net.state_dict())
+    after, losses = {}, ch.CURIOSITY.ICM.losses
+    for weight in (0.0, 1.0, 100.0):
+        monkeypatch.setattr(
+            ch.CURIOSITY.ICM, "losses",
+            lambda *given, weight=weight: (found := losses(*given)) | {"forward": weight * found["forward"]},
+        )  # fmt: skip
+        twin = copy.deepcopy(learner)
+        plain = torch.optim.SGD(
+            twin.curiosity.parameters(), 0.1
+        )  # a share cannot hide in Adam's division
+        torch.manual_seed(0)
+        ch.improve_curiosity(
+            twin._replace(curiosity_optimiser=plain), obs, rollout.actions, rollout.done, 8
+        )
+        assert all(torch.equal(p, before[name]) for name, p in twin.net.state_dict().items())
+        after[weight] = twin.curiosity
+    for part in ("encoder", "inverse_model"):
+        ways = [list(getattr(after[weight], part).parameters()) for weight in after]
+        start = getattr(learner.curiosity, part).parameters()
+        for unpaid, paid, overpaid, begun in zip(*ways, start, strict=True):
+            assert torch.equal(unpaid, paid) and torch.equal(unpaid, overpaid), part
+            assert not torch.equal(unpaid, begun), part
+    first = [after[weight].forward_model.layers[0].weight for weight in (0.0, 1.0)]
+    assert not torch.equal(*first)
+
+
+def test_the_curiosity_sees_each_step_that_goes_on_once_and_no_pair_across_an_end(monkeypatch):
+    learner, rollout, latest, _ = some_rollout()
+    obs = viewed(learner, rollout, latest)
+    seen, losses = [], ch.CURIOSITY.ICM.losses
+    monkeypatch.setattr(
+        ch.CURIOSITY.ICM, "losses", lambda icm, *batch: seen.append(batch) or losses(icm, *batch)
+    )
+    ch.improve_curiosity(learner, obs, rollout.actions, rollout.done, 5)
+    before, actions, after = (torch.cat(column) for column in zip(*seen, strict=True))
+    key = lambda a, action, b: (round(a.sum().item(), 1), int(action), round(b.sum().item(), 1))
+    expected = [
+        key(obs[t, n], rollout.actions[t, n], obs[t + 1, n])
+        for t, n in np.ndindex(6, 3) if not rollout.done[t, n]
+    ]  # fmt: skip
+    assert sorted(map(key, before, actions, after)) == sorted(expected) and len(expected) == 16
+
+
+def test_every_row_of_a_rollout_is_seen_exactly_epochs_times_with_its_own_columns(monkeypatch):
+    learner, rollout, latest, config = some_rollout()
+    marks, seen = torch.arange(18.0).view(6, 3), []
+
+    def note(log_probs, entropies, values, old_log_probs, advantages, returns, *_):
+        rows = old_log_probs.long()
+        torch.testing.assert_close(
+            log_probs, rollout.log_probs.flatten()[rows], atol=1e-4, rtol=1e-3
+        )
+        assert torch.equal(advantages, rows + 100.0) and torch.equal(returns[:, 1], rows - 1.0)
+        seen.extend(rows.tolist())
+        return 0 * values.sum(), {"entropy": torch.zeros(())}
+
+    monkeypatch.setattr(ch.POLICIES, "ppo_loss", note)
+    made = (marks + 100, torch.stack([marks, marks - 1], -1))
+    monkeypatch.setattr(ch, "weighted_advantages", lambda *_: made)
+    config = replace(config, epochs=3)
+    ch.learn_from(learner, rollout._replace(log_probs=marks), latest, config, 100_000)
+    assert Counter(seen) == dict.fromkeys(range(18), 3)
+
+
+def test_the_policy_waits_while_scales_are_found_and_its_rate_falls(stairs, monkeypatch):
+    rates, shown, improve = [], [], ch.POLICIES.ppo_epochs
+
+    def note(net, optimiser, columns, config, entropy_weight):
+        rates.append(optimiser.param_groups[0]["lr"])
+        assert entropy_weight == config.entropy
+        return improve(net, optimiser, columns, config, entropy_weight)
+
+    monkeypatch.setattr(ch.POLICIES, "ppo_epochs", note)
+    config = replace(SMALL, steps=320, num_envs=4, horizon=16, warm_up=2)
+    for progress in ch.train_curious(config, seed=1):
+        state = progress.state()
+        shown.append(int(state["net"]["pixels.count"]))
+        assert state["curiosity_optimiser"]["param_groups"][0]["lr"] == 5e-5
+    np.testing.assert_allclose(rates, 5e-4 * np.array([0.6, 0.4, 0.2]))
+    assert shown == [64, 128, 128, 128, 128]
+
+
+# The whole training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_paid_by_surprise_alone_the_agent_learns_to_look_and_paid_at_random_it_does_not(
+    stairs, seed
+):
+    config = ch.CuriousConfig(
+        ends="none", steps=2560, num_envs=16, horizon=16, warm_up=1, minibatch=64, learning_rate=2e-3,
+        discount=0.5, lam=0.5, entropy=0.0,
+    )  # fmt: skip
+    reach = {}
+    for reward in ("icm", "shuffled"):
+        *_, last = ch.train_curious(replace(config, reward=reward), seed)
+        places, _ = ch.score(ch.net_of(last.state()), seed, episodes=50)
+        reach[reward] = places.mean() / Stairs.WIDE
+    assert reach["icm"] > 14 and reach["shuffled"] < 10, (
+        reach
+    )  # who does not look comes 7 places far
+
+
+def test_two_trainings_with_one_seed_are_the_same_another_is_another_and_a_stop_loses_nothing(
+    stairs,
+):
+    runs = [[*ch.train_curious(SMALL, seed)] for seed in (1, 1, 2)]
+    weights = [run[-1].state()["net"]["policy.weight"] for run in runs]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    half = runs[0][0].state()
+    ends = []
+    for _ in range(2):
+        resumed = [*ch.train_curious(SMALL, 1, copy.deepcopy(half))]
+        assert [progress.step for progress in resumed] == [256]
+        ends.append(resumed[-1].state())
+    for name in ch.LEARNED[:2]:
+        for key, value in ends[0][name].items():
+            assert torch.equal(value, ends[1][name][key]), key
+    assert half["steps"] == 128 and set(half) >= {
+        *ch.LEARNED,
+        "sums",
+        "random",
+        "recent",
+        "metrics",
+    }
+    (finished,) = ch.train_curious(SMALL, 1, ends[0])
+    assert finished.step == 256
+
+
+# What is measured
+
+
+def test_who_does_not_look_comes_seven_places_far_and_who_looks_to_the_end(stairs):
+    rng = np.random.default_rng(0)
+    blind, _ = ch.play_out(lambda obs: rng.integers(12, size=len(obs)), 400)
+    assert abs(blind.mean() / Stairs.WIDE - 7) < 1  # 7.0 +- 0.4
+    looks = lambda obs: np.where(obs[:, -1, :, 20:].mean((1, 2)) > 124, 6, 0)
+    reach, flags = ch.play_out(looks, 5)
+    assert (reach == 39 * Stairs.WIDE).all() and flags.all()
+
+
+def test_coins_press_their_buttons_alike_and_never_another():
+    for name, sides in ch.COINS.items():
+        wanted = [i for i, action in enumerate(ch.ACTIONS) if {
+            "all": True, "right": "right" in action, "right_jump": action in ("right", "right, jump"),
+            "run_jump": action in ("right, run", "right, jump, run"),
+        }[name]]  # fmt: skip
+        assert [*sides] == wanted
+        actions = np.concatenate([ch.coin(name, seed)(np.zeros((2000, 1))) for seed in range(3)])
+        counts = np.bincount(actions, minlength=12)
+        assert counts[wanted].sum() == 6000 and chisquare(counts[wanted]).pvalue > 1e-3
+    first, again, other = (ch.coin("right", seed)(np.zeros((40, 1))) for seed in (1, 1, 2))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_ends_are_counted_behind_each_place():
+    reach = np.array([300, 736, 768, 769, 1136, 1137, 1424, 1425, 3161, 3161])
+    flags = np.arange(10) == 9
+    assert ch.ends_of(reach, flags) == {
+        "mean_reach": reach.mean(), "median_reach": 1136.5, "past_third_pipe": 0.7,
+        "past_first_pit": 0.5, "past_second_pit": 0.3, "flag": 0.1,
+    }  # fmt: skip
+
+
+def test_what_pays_is_what_the_policys_steps_are_paid_and_how_much_the_picture_changed(stairs):
+    torch.manual_seed(0)
+    net, curiosity = ch.CuriousNet(), ch.motion()
+    state = torch.get_rng_state()
+    found = ch.what_pays(net, curiosity, decisions=40)
+    torch.set_rng_state(state)
+    games, expected = Stairs(32), []
+    obs, _ = games.reset()
+    for _ in range(40):
+        actions = net(torch.from_numpy(obs))[0].sample()
+        following, _, terminated, truncated, _ = games.step(actions.numpy())
+        views = (net.view(torch.from_numpy(each)) for each in (obs, following))
+        features = [curiosity.encoder(view) for view in views]
+        pays = (features[1] - features[0]).square().mean(1).detach()
+        for n in np.flatnonzero(~(terminated | truncated)):
+            moved = np.abs(following[n, -1].astype(float) - obs[n, -1]).mean()
+            expected.append((pays[n], moved, games.furthest[n]))
+        obs = following
+    np.testing.assert_allclose(np.array(found).T, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_score_is_that_of_the_agent_that_is_left_beside_the_coin(stairs, monkeypatch):
+    trained, train = [], ch.train_curious
+
+    def noted(*given, **named):
+        for progress in train(*given, **named):
+            trained.append(progress)
+            yield progress
+
+    monkeypatch.setattr(ch, "train_curious", noted)
+    found = ch.measure_curious(SMALL, 1)
+    net = ch.net_of(trained[-1].state())
+    reach, flags = ch.score(net, 1)
+    assert {name: found.metrics[name] for name in ch.ends_of(reach, flags)} == ch.ends_of(
+        reach, flags
+    )
+    assert found.baselines == ch.ends_of(*ch.play_out(ch.coin(ch.BEST_COIN, 1), 100))
+    paid, change, _ = ch.what_pays(net, ch.curiosity_of(trained[-1].state()))
+    np.testing.assert_allclose(
+        found.metrics["change_correlation"], spearmanr(paid, change)[0], atol=0.1
+    )
+    assert len(found.curves["visits"]) == len(found.curves["paid"]) == 33
+    assert set(found.state) == {"net", "curiosity"} and ch.measure_curious(SMALL, 2).state is None
