@@ -12,32 +12,139 @@
 #     name: python3
 # ---
 
+# %% [markdown]
+# # 03b · Mario, paid in surprise
+#
+# <!-- card: Super Mario, paid for nothing but his own surprise: how far that carries him, and whether it is curiosity that does. -->
+#
+# **What you will build.** [The first part](ch03_curiosity.ipynb) made a reward out of surprise. Here Super Mario gets no
+# other: no points, no clock, no word about winning. You will see how far a Mario comes who presses buttons by chance, what
+# it takes to learn from surprise in a game, and how many pits he jumps after ten minutes on two cores. Then the
+# question that most reports leave out: is it curiosity? Eight other rewards, among them one that never learns and one that
+# is drawn from a hat, get the same budget and the same seeds.
+#
+# | | |
+# |---|---|
+# | **You need** | [Chapter 3](ch03_curiosity.ipynb) for the curiosities; [chapter 6](ch06_policy_optimisation.ipynb) for PPO. |
+# | **Time** | @TIME |
+# | **Memory** | Under 2 GB. No GPU. |
+# | **Budget** | `RLBOOK_BUDGET` is `laptop` unless you set it; the next cell shows it. |
+#
+# The chapter accompanies chapter 8 of [Zai and Brown (2020)](../book/bibliography.md#zai2020).
+
 # %% tags=["remove-stderr"]
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import gymnasium as gym
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr, ttest_ind
 from torch import nn
 from torch.distributions import Categorical, Distribution
 
-from rlbook_utils.checkpoint import as_tensors, random_state, restore_random
-from rlbook_utils.config import choice, knob
+from rlbook_utils import plots, results
+from rlbook_utils.checkpoint import as_tensors, load_checkpoint, random_state, restore_random
+from rlbook_utils.config import budget, by_budget, check_config, choice, knob
 from rlbook_utils.definitions import load_chapter
-from rlbook_utils.mario import ACTIONS, MarioGames
-from rlbook_utils.results import Measured, Measurement
+from rlbook_utils.exercises import check
+from rlbook_utils.mario import ACTIONS, MarioEnv, MarioError, MarioGames
+from rlbook_utils.replay import Experience, NStep, Replay
+from rlbook_utils.results import Measured, Measurement, Metric
 from rlbook_utils.rollout import Policy, spread, transitions
-from rlbook_utils.run import Progress
+from rlbook_utils.run import Progress, live_curve, watch
+from rlbook_utils.video import save_clip, show_clip
+from rlbook_utils.widgets import panel, scrubber, show
 
 CURIOSITY = load_chapter("ch03_curiosity")
-POLICIES = load_chapter("ch06_policy_optimisation")
+FOUNDATIONS, POLICIES = load_chapter("ch00_foundations"), load_chapter("ch06_policy_optimisation")
+plots.use_style()
+
+# %% tags=["remove-stderr"]
+versions = f"torch {torch.__version__} · gymnasium {gym.__version__} · numpy {np.__version__}"
+print(f"budget {budget()} · {results.cores()} cores · {versions}")
+
+# %% [markdown]
+# ## Super Mario Bros.
+#
+# Mario runs to the right through World 1-1, jumps over what would kill him, climbs over pipes, and falls into what he does
+# not jump over. The game of 1985 runs in an emulator. Where that cannot be had, the next cell says so, and the cells that
+# need it are passed over: stored curves and clips stand in.
+
+
+# %% tags=["C4"]
+def can_play() -> bool:
+    """Whether the emulator is here; says what is missing where it is not."""
+    try:
+        MarioEnv()
+    except MarioError as missing:
+        print(missing)
+        return False
+    return True
+
+
+has_mario = can_play()
+for number, name in enumerate(ACTIONS):
+    print(f"{number:2d} {name}", end="\n" if number % 4 == 3 else "".ljust(20 - len(name)))
+
+# %% [markdown]
+# Twelve actions, from no button to three at once. (In the source's table, jumping and running to the left have changed
+# places.) With each step comes a dictionary of what the console's memory says. The source's package knows eleven
+# values; these are the ones that somebody below reads:
+
+# %% tags=["C4"]
+MEANINGS = {
+    "x_pos": "distance from the left end, in pixels", "furthest": "the largest x_pos of this episode",
+    "time": "time left on the game's clock", "life": "lives left", "flag_get": "whether Mario hangs on the flag's pole",
+}  # fmt: skip
+if has_mario:
+    env = MarioEnv()
+    _, info = env.reset()
+    for key, meaning in MEANINGS.items():
+        print(f"{key:9s} {info[key]!s:6s} {meaning}")
+
+# %% [markdown]
+# An action is held for six frames, a tenth of a second, as in the source. Mario has one life; and when his furthest
+# $x$ has not grown for 80 decisions, eight seconds of play, he is stuck and the episode is cut. The game draws no random
+# numbers: equal actions make equal games. All chance is in the policy.
+
+
+# %% tags=["C4"]
+def filmed(policy: Policy, longest: int = 200) -> list[np.ndarray]:
+    """Screens of one episode of a player who looks at nothing."""
+    env, over = MarioEnv(), False
+    screens = [env.reset()[0]]
+    while not over and len(screens) < longest:
+        screen, _, terminated, truncated, _ = env.step(policy(np.zeros(1))[0])
+        screens.append(screen.copy())
+        over = terminated or truncated
+    return screens
+
+
+if has_mario:
+    rng = np.random.default_rng(4)
+    anything = filmed(lambda obs: rng.integers(len(ACTIONS), size=1))
+    display(show_clip(anything, 10, "Random buttons, at the speed of the game."))
+
+# %% [markdown]
+# ### From 161,280 numbers to 5,040
+#
+# A screen has 224 × 240 pixels of three colours. We cut off the top 14 rows, where score and clock stand: only more
+# things to predict. What is left splits into 42 × 40 blocks of 5 × 6 pixels. Each block becomes the mean of its pixels,
+# and of its three colours the brightest.
 
 
 # %%
@@ -48,6 +155,50 @@ def shrink(screens: np.ndarray) -> np.ndarray:
     blocks = sum(rows[:, :, :, i] for i in range(6))  # [n, 42, 40, 3]
     red, green, blue = np.moveaxis(blocks, -1, 0)
     return (np.maximum(np.maximum(red, green), blue) // 30).astype(np.uint8)
+
+
+# %% tags=["C4", "hide-input"]
+if has_mario:
+    for action in (3, 3, 3, 4, 4, 4, 3, 3):
+        screen, *_ = env.step(action)
+    field = screen[14:]
+    steps = {
+        "the screen": screen, "without score": field,
+        "means of blocks": field.reshape(42, 5, 40, 6, 3).mean((1, 3)).astype(np.uint8),
+        "brightest colour": shrink(screen[None])[0],
+    }  # fmt: skip
+    figure, panels = plt.subplots(1, 4, figsize=(9.5, 2.6))
+    for axes, (title, picture) in zip(panels, steps.items(), strict=True):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.grid(visible=False)
+    plt.show()
+
+# %% [markdown]
+# *From left to right: the console's screen; the part that is kept; the means of the blocks, still in colour; the
+# brightest of their three colours. Sky is nearly white, and Mario is three blocks high.* Of such pictures the last
+# three make one observation, so that speeds can be seen:
+
+# %% tags=["C4", "hide-input"]
+if has_mario:
+    for action in (0, 3, 3):
+        env.step(action)
+    stack = np.stack([shrink(env.step(4)[0][None])[0] for _ in range(3)])  # [3, 42, 40]
+    figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.6))
+    ages = ("two decisions ago", "one decision ago", "now")
+    for axes, age, picture in zip(panels, ages, stack, strict=True):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axes.set(title=age, xticks=[], yticks=[])
+        axes.grid(visible=False)
+    plt.show()
+
+# %% [markdown]
+# *An observation. One picture says where Mario and the goombas are, three say where they go.*
+#
+# ### How far chance comes
+#
+# Before anybody learns: how far does a player come who looks at nothing and tosses coins? `MarioGames` plays any number of
+# games in one process: a game is a saved state of 13 kilobytes, loaded before each decision and saved after it.
 
 
 # %%
@@ -77,8 +228,15 @@ def ends_of(reach: np.ndarray, flags: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in (found | {"flag": flags.mean()}).items()}
 
 
+# %% [markdown]
+# Three places tell more than the mean: the third pipe at $x = 736$, in front of which two goombas wait; the first pit
+# at 1104; and the second at 1376. The flag, where the level ends, stands at 3161. Four coins: over all twelve buttons, over
+# the four that hold *right*, over *right* with or without a jump, and over *running* right with or without a jump.
+
+
 # %%
 COINS = {"all": tuple(range(12)), "right": (1, 2, 3, 4), "right_jump": (1, 2), "run_jump": (3, 4)}
+BEST_COIN = "run_jump"  # on average, as the next figure shows
 SCORING = 2_000_003  # names the episodes of a score, beside the run's seed
 
 
@@ -86,6 +244,66 @@ def coin(name: str, seed: int) -> Policy:
     """One of a few actions, all equally likely, whatever there is to see."""
     rng = np.random.default_rng(spread((SCORING, seed, [*COINS].index(name)), 1)[0])
     return lambda obs: rng.choice(COINS[name], size=len(obs))
+
+
+# %% tags=["C4"]
+if has_mario:
+    began, games = time.process_time(), by_budget(smoke=4, laptop=100)
+    reach, flags = play_out(coin("run or jump", seed=1), games, seed=1)
+    seconds = time.process_time() - began
+    print({name: round(value, 2) for name, value in ends_of(reach, flags).items()})
+    print(f"{games} games in one process, {seconds:.0f} s of its processor")
+
+# %% tags=["C4", "hide-input"]
+coin_means = {name: results.metric("C4", f"coin_{name}", "mean_reach").mean() for name in COINS}
+best_coin = coin_means[BEST_COIN]
+COIN_LABELS = {
+    "all": "all buttons",
+    "right": "right",
+    "right_jump": "right, jump or not",
+    "run_jump": "run right, jump or not",
+}
+
+
+def draw_ends(axes: Axes, stored: dict[str, tuple[str, str]]) -> None:
+    """The share of episodes that get beyond x, of stored runs: label -> (row, name)."""
+    grid = np.arange(40, 3200, 5)
+    for label, (row, name) in stored.items():
+        reach = results.curves(row, name, "reach")  # [S, episodes]
+        axes.plot(grid, 100 * (reach[:, :, None] > grid).mean((0, 1)), label=label, linewidth=1.5)
+    for place, (start, end) in (PLACES | {"flag": (3155, 3167)}).items():
+        axes.axvspan(start, end, color=plots.INK, alpha=0.15, linewidth=0)
+        axes.text(
+            (start + end) / 2, 101, place.replace("_", " "), fontsize=7, ha="center", va="bottom"
+        )
+    axes.set(xlabel="x (pixels)", ylabel="% of episodes that get further", ylim=(0, 100))
+    axes.legend(fontsize=8, loc="upper right")
+
+
+figure, axes = plt.subplots(figsize=(8.6, 3.2))
+draw_ends(axes, {label: ("C4", f"coin_{name}") for name, label in COIN_LABELS.items()})
+plt.show()
+for name, label in COIN_LABELS.items():
+    found = {
+        end: results.metric("C4", f"coin_{name}", end).mean()
+        for end in ("mean_reach", "past_first_pit", "flag")
+    }
+    print(
+        f"{label:24s} mean {found['mean_reach']:.0f}, past the first pit {found['past_first_pit']:.1%}, flag {found['flag']:.1%}"
+    )
+
+# %% [markdown]
+# @FLOORTEXT
+
+# %% [markdown]
+# ## Paid in surprise
+#
+# The player is [chapter 6](ch06_policy_optimisation.ipynb)'s PPO; its collector, its advantages and its passes over a rollout
+# are taken from there. (The source pays a DQN; we build that too, further below.) New are a curiosity, rewards in a sensible
+# scale, and a rule for ends.
+#
+# A tenth of a second changes little in a picture. A forward model that has to pass 288 features through 256 hidden units
+# would be busy copying them; so here it predicts the *change* of the features.
 
 
 # %%
@@ -122,6 +340,13 @@ def icm() -> nn.Module:
     return predict_change(CURIOSITY.ICM, game_encoder())
 
 
+# %% [markdown]
+# The other curiosities of the first part are as quickly made: features drawn at random, RND, and pixels. And three
+# that nobody would propose, because they say what the others are worth: an ICM that never learns; plain **motion**, the
+# squared change of random features, in which nothing is predicted at all; and ICM's surprises shuffled over the
+# rollout, so that everything about them is right but where they are paid.
+
+
 # %%
 def random_features() -> nn.Module:
     return predict_change(CURIOSITY.Surprise, game_encoder().requires_grad_(False))
@@ -153,28 +378,13 @@ CURIOSITIES = {
 NEVER_LEARN = ("frozen_icm", "motion", "game")
 WEIGHTS = {"game": (0.0, 1.0), "both": (1.0, 1.0)}  # of surprise and game's reward; else (1, 0)
 
-
-# %%
-@dataclass(frozen=True)
-class CuriousConfig(POLICIES.PPOConfig):
-    """PPO of chapter 6, paid by a curiosity, by the game, or by both."""
-
-    env_id: str = "Super Mario Bros."
-    reward: str = choice("icm", CURIOSITIES)
-    ends: str = choice("cost", ("cost", "terminal", "none"))
-    steps: int = knob(241_664, 256, 5_000_000, "decisions of all games together", step=2048)
-    num_envs: int = knob(32, 1, 256, "games side by side")
-    horizon: int = knob(64, 8, 512, "decisions of each game between updates")
-    warm_up: int = knob(2, 1, 20, "rollouts before the policy learns")
-    discount: float = knob(0.95, 0.5, 1.0, "gamma of the surprise", step=0.001)
-    game_discount: float = knob(0.99, 0.5, 1.0, "gamma of the game's reward", step=0.001)
-    lam: float = knob(0.95, 0.0, 1.0, "lambda of the advantages", step=0.01)
-    learning_rate: float = knob(5e-4, 1e-5, 1e-2, "of Adam at the start; falls to 0", step=1e-5)
-    entropy: float = knob(0.005, 0.0, 0.1, "weight of the entropy bonus, to the end", step=0.001)
-    curiosity_rate: float = knob(5e-5, 0.0, 1e-2, "learning rate of the curiosity", step=1e-5)
-    reward_scale: float = 1.0
-    workers: int = 0
-    stuck: int = 80
+# %% [markdown]
+# ### Eyes, and two values
+#
+# The curiosity's encoder serves the curiosity only; the policy sees with eyes of its own. There are two values, one of
+# future surprise and one of the game's own, *extrinsic* reward, because the two are paid by different rules ([Burda et
+# al., 2019b](../book/bibliography.md#burda2019b)). `view` brings every pixel to mean 0 and deviation 1, both measured while
+# Mario still plays at random: without it most of what an encoder sees is sky, the same in every picture.
 
 
 # %%
@@ -214,6 +424,62 @@ class PlainNet(CuriousNet):
         return obs.float() / 255
 
 
+# %% tags=["C5", "hide-input"]
+LABELS = {
+    "icm": ("C5", "ICM"), "random_features": ("C7", "random features"), "rnd": ("C7", "RND"), "pixels": ("C7", "pixels"),
+    "frozen_icm": ("C5", "ICM, never learns"), "motion": ("C5", "motion"), "shuffled": ("C5", "ICM, shuffled"),
+    "game": ("C6", "game's reward"), "both": ("C6", "game and ICM"),
+}  # fmt: skip
+if has_mario:
+    torch.manual_seed(0)
+    games, eyes, toss = MarioGames(1, shrink), CuriousNet(), coin(BEST_COIN, seed=3)
+    steps = list(islice(transitions(games, toss, seed=0), by_budget(smoke=20, laptop=90)))
+    obs, next_obs = (torch.from_numpy(np.concatenate(each)) for each in zip(*((s.obs, s.next_obs) for s in steps), strict=True))  # fmt: skip
+    eyes.pixels.show(obs.flatten(1))
+    actions = torch.from_numpy(np.concatenate([step.actions for step in steps]))
+    figure, panels = plt.subplots(3, 1, figsize=(8.6, 3.6), sharex=True)
+    for axes, name in zip(panels, ("frozen_icm", "motion", "rnd"), strict=True):
+        paid = CURIOSITIES[name]().surprise(eyes.view(obs), actions, eyes.view(next_obs))
+        axes.plot(paid, color=plots.INK, linewidth=1)
+        axes.set(ylabel=LABELS[name][1], ylim=(0, None))
+        for end in np.flatnonzero([step.terminated[0] or step.truncated[0] for step in steps]):
+            axes.axvline(end, color=plots.COLOURS[1], linestyle=":")
+    panels[-1].set(xlabel="decision")
+    plt.show()
+
+# %% [markdown]
+# @UNTRAINEDTEXT
+#
+# ### The agent
+#
+# The configuration inherits PPO's, and says what is paid and what an end costs. The collector is chapter 6's, but for what
+# it remembers of an episode. And everything that learns stands together, with two optimisers: the curiosity has its own,
+# at a tenth of the policy's rate, since a reward that moves faster than the value that predicts it cannot be followed.
+
+
+# %%
+@dataclass(frozen=True)
+class CuriousConfig(POLICIES.PPOConfig):
+    """PPO of chapter 6, paid by a curiosity, by the game, or by both."""
+
+    env_id: str = "Super Mario Bros."
+    reward: str = choice("icm", CURIOSITIES)
+    ends: str = choice("cost", ("cost", "terminal", "none"))
+    steps: int = knob(241_664, 256, 5_000_000, "decisions of all games together", step=2048)
+    num_envs: int = knob(32, 1, 256, "games side by side")
+    horizon: int = knob(64, 8, 512, "decisions of each game between updates")
+    warm_up: int = knob(2, 1, 20, "rollouts before the policy learns")
+    discount: float = knob(0.95, 0.5, 1.0, "gamma of the surprise", step=0.001)
+    game_discount: float = knob(0.99, 0.5, 1.0, "gamma of the game's reward", step=0.001)
+    lam: float = knob(0.95, 0.0, 1.0, "lambda of the advantages", step=0.01)
+    learning_rate: float = knob(5e-4, 1e-5, 1e-2, "of Adam at the start; falls to 0", step=1e-5)
+    entropy: float = knob(0.005, 0.0, 0.1, "weight of the entropy bonus, to the end", step=0.001)
+    curiosity_rate: float = knob(5e-5, 0.0, 1e-2, "learning rate of the curiosity", step=1e-5)
+    reward_scale: float = 1.0
+    workers: int = 0
+    stuck: int = 80
+
+
 # %%
 class MarioCollector(POLICIES.Collector):
     """Chapter 6's collector; recent: [furthest x, 1 if at the flag else 0] of the last 100 episodes."""
@@ -248,6 +514,20 @@ def make_learner(config: CuriousConfig, games: MarioGames, device: str, make_net
     return Learner(net, curiosity, acting, curious, sums, first)
 
 
+# %% [markdown]
+# ### What is paid
+#
+# The surprise at a step needs the observation after it. The step that ends an episode pays nothing: what follows it is a
+# new game, no consequence of the action, and an agent that was paid for it would take every death for a television.
+#
+# Nobody knows beforehand how large a surprise is. So rewards are divided by the deviation of their discounted sums so far,
+# as [Burda et al. (2019b)](../book/bibliography.md#burda2019b) propose:
+#
+# $$
+# \tilde r_t = \frac{r_t}{\sigma(G)}, \qquad G_t = r_t + \gamma\, G_{t-1} .
+# $$
+
+
 # %%
 @torch.no_grad()
 def surprises(learner: Learner, obs: torch.Tensor, actions: torch.Tensor, done: torch.Tensor) -> torch.Tensor:  # fmt: skip
@@ -264,6 +544,25 @@ def in_own_scale(rewards: torch.Tensor, scale: nn.Module, sums: torch.Tensor, di
         seen.append(sums.clone())
     scale.show(torch.stack(seen)[..., None])
     return (rewards / (scale.m2 / scale.count).sqrt().clamp(min=1e-8)).float()
+
+
+# %% [markdown]
+# ### What is death to the curious?
+#
+# To a learner of the game's reward, death is the end. To the curious it is a way back to the start, where everything is
+# known. Three rules are possible. *Nothing happened* ("none"): the next game follows at once, so the value of its first state
+# is what follows a death; [Burda et al. (2019a)](../book/bibliography.md#burda2019a) propose this, lest the agent be told
+# to stay alive. *The end* ("terminal"): no value follows. *What it costs* ("cost"): the music plays, the screen turns black,
+# and after 71.5 decisions Mario stands at the start again; so the value of the start follows, discounted by all of these,
+#
+# $$
+# \hat A_t = \tilde r_t + \gamma^{71.5}\, V(s_{\text{start}}) - V(s_t) .
+# $$
+#
+# With $\gamma = 0.95$ the factor is 0.026 and the third rule is nearly the second: it *is* a hint that dying is bad, but
+# the game gives it, not we. Where an episode is cut because Mario stood still for 80 decisions, the same price is charged, and
+# there it is ours: being cut costs what a death costs, and that says something about $x$. We shall measure what these rules
+# are worth.
 
 
 # %%
@@ -289,6 +588,38 @@ def curious_advantages(learner: Learner, rollout: NamedTuple, paid: torch.Tensor
     return POLICIES.gae(paid, rollout.values[..., 0], following, *dials)
 
 
+# %% tags=["C5", "hide-input"]
+kept = {
+    "none": lambda discount: discount,
+    "cost": lambda discount: discount**END_COST,
+    "terminal": lambda discount: 0.0,
+}
+figure, axes = plt.subplots(figsize=(6.4, 2.0))
+for row, (discount, colour) in enumerate(((0.95, plots.COLOURS[0]), (0.99, plots.COLOURS[1]))):
+    shares = [rule(discount) for rule in kept.values()]
+    drawn = axes.barh(
+        np.arange(3) + 0.4 * row - 0.2, shares, 0.4, color=colour, label=f"γ = {discount}"
+    )
+    axes.bar_label(drawn, fmt=" %.3f", fontsize=8)
+axes.set(
+    yticks=range(3),
+    yticklabels=kept,
+    xlabel="what follows an end, in values of the start",
+    xlim=(0, 1.2),
+)
+axes.invert_yaxis()
+axes.grid(axis="y", visible=False)
+axes.legend(fontsize=8)
+plt.show()
+
+
+# %% [markdown]
+# @DEATHTEXT
+#
+# Both rewards get advantages, and their weights decide what the policy hears. A reward that weighs nothing must not teach
+# anything by a back door either: the two values share the policy's eyes, so its value gets its own output as target.
+
+
 # %%
 @torch.no_grad()
 def weighted_advantages(learner: Learner, rollout: NamedTuple, surprise: torch.Tensor, config: CuriousConfig) -> tuple:  # fmt: skip
@@ -305,6 +636,37 @@ def weighted_advantages(learner: Learner, rollout: NamedTuple, surprise: torch.T
     weights = torch.tensor(WEIGHTS.get(config.reward, (1.0, 0.0)), device=values.device)
     returns = torch.stack([curious_returns, greedy_returns], -1)
     return weights[0] * curious + weights[1] * greedy, torch.where(weights > 0, returns, values)
+
+
+# %% tags=["C5", "hide-input"]
+if has_mario:
+    torch.manual_seed(0)
+    few = CuriousConfig(num_envs=16, horizon=by_budget(smoke=8, laptop=64))
+    games = MarioGames(few.num_envs, shrink)
+    learner = make_learner(few, games, "cpu", CuriousNet)
+    collector = MarioCollector(games, learner.net, seed=1)
+    learner.net.pixels.show(collector.collect(few.horizon).obs.flatten(2))
+    rollout = collector.collect(few.horizon)
+    obs = learner.net.view(torch.cat([rollout.obs, torch.from_numpy(games.obs)[None]]))
+    paid = surprises(learner, obs, rollout.actions, rollout.done)
+    advantages, _ = weighted_advantages(learner, rollout, paid, few)
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 2.6))
+    for axes, (title, values) in zip(
+        panels, {"surprise": paid, "advantage": advantages}.items(), strict=True
+    ):
+        drawn = axes.imshow(values.T, cmap="cividis", aspect="auto")
+        axes.plot(*rollout.done.nonzero().T, "x", color=plots.COLOURS[1], markersize=5)
+        axes.set(title=title, xlabel="decision", ylabel="game")
+        axes.grid(visible=False)
+        figure.colorbar(drawn, ax=axes)
+    plt.show()
+
+# %% [markdown]
+# @MAPSTEXT
+#
+# ### One update
+#
+# In order: find the surprise and the advantages, let PPO pass over the rollout, and let the curiosity learn from it, once.
 
 
 # %%
@@ -408,6 +770,217 @@ def net_of(state: dict, make_net: Callable[[], CuriousNet] = CuriousNet) -> Curi
     return net
 
 
+# %% [markdown]
+# ### Mario learns
+#
+# Live, with the games in two processes of their own. The curve is the mean furthest $x$ of the last 100 episodes.
+
+# %% tags=["C5"]
+if has_mario:
+    short = CuriousConfig(steps=256, num_envs=4, horizon=32, warm_up=1, minibatch=64, stuck=20)
+    live_config = by_budget(smoke=short, laptop=CuriousConfig(steps=98_304, workers=2))
+    beside = {"floor": best_coin, "floor_label": "the best coin"}
+    curious_run = watch(train_curious(live_config, seed=1), "mean_reach", **beside)
+    curious_net = net_of(curious_run.state)
+    reach, flags = score(curious_net, seed=1, episodes=by_budget(smoke=1, laptop=100))
+    print({name: round(value, 2) for name, value in ends_of(reach, flags).items()})
+
+# %% [markdown]
+# @LIVETEXT
+
+# %% [markdown]
+# ### Watch it be surprised
+#
+# Every decision of an episode, with its screen, what the agent saw, and what it was paid.
+
+
+# %% tags=["hide-input"]
+class Instant(NamedTuple):
+    """A decision: the screen after it, the stack before it, what it paid, Mario's furthest x."""
+
+    screen: np.ndarray
+    stack: np.ndarray
+    surprise: float
+    x: int
+
+
+@torch.no_grad()
+def episode_of(net: CuriousNet, curiosity: nn.Module, seed: int, longest: int = 600) -> list[Instant]:  # fmt: skip
+    """One episode with sampled actions, stuck limit 80."""
+    torch.manual_seed(seed)
+    env, episode, over = MarioEnv(), [], False
+    stack = np.repeat(shrink(env.reset()[0][None]), 3, axis=0)  # [3, 42, 40]
+    while not over and len(episode) < longest:
+        obs = torch.from_numpy(stack)[None]  # [1, 3, 42, 40]
+        action = net(obs)[0].sample()  # [1]
+        screen, _, terminated, truncated, info = env.step(action.item())
+        following = np.concatenate([stack[1:], shrink(screen[None])])
+        next_obs = net.view(torch.from_numpy(following)[None])
+        paid = curiosity.surprise(net.view(obs), action, next_obs).item()
+        episode.append(Instant(screen.copy(), stack, paid, info["furthest"]))
+        stack, over = following, terminated or truncated
+    return episode
+
+
+def typical_and_best(net: CuriousNet, curiosity: nn.Module, seed: int, episodes: int) -> list:
+    """Of several episodes the one with the median furthest x, and the one with the largest."""
+    played = [episode_of(net, curiosity, seed + i) for i in range(episodes)]
+    played.sort(key=lambda episode: episode[-1].x)
+    return [played[(episodes - 1) // 2], played[-1]]
+
+
+def clip_of(episode: list[Instant]) -> list[np.ndarray]:
+    """Screens, and below them what the last 120 decisions paid: [T][264, 240, 3]."""
+    most, frames = max(instant.surprise for instant in episode), []
+    for t, instant in enumerate(episode):
+        strip = np.full((40, 240, 3), 255, np.uint8)
+        for column, past in enumerate(episode[max(0, t - 119) : t + 1]):
+            strip[39 - int(39 * past.surprise / most) :, 2 * column : 2 * column + 2] = (0, 90, 160)
+        frames.append(np.concatenate([instant.screen, strip]))
+    return frames
+
+
+def curiosity_of(state: dict, reward: str = "icm") -> nn.Module:
+    """The curiosity in a state of ``train_curious``."""
+    curiosity = CURIOSITIES[reward]()
+    curiosity.load_state_dict(as_tensors(state["curiosity"]))
+    return curiosity
+
+
+# %% [markdown]
+# Where the emulator is missing, clips stand in that the measured agent of seed 1 has left behind.
+
+
+# %%
+def stored_clip(name: str, caption: str) -> HTML:
+    """A clip that a measured run has stored: "typical" or "best"."""
+    path = results.run_path("C5", "icm", 1).with_suffix(".safetensors")
+    with TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        clip.write_bytes(load_checkpoint(path)["state"][name].tobytes())
+        return show_clip(clip, caption=caption)
+
+
+# %% tags=["C5"]
+if has_mario:
+    curious_mind = curiosity_of(curious_run.state)
+    episodes = typical_and_best(curious_net, curious_mind, 1, by_budget(smoke=1, laptop=11))
+    for name, episode in zip(("typical", "best"), episodes, strict=True):
+        caption = f"The {name} of eleven episodes: x = {episode[-1].x}, {len(episode)} decisions."
+        display(show_clip(clip_of(episode), 10, caption))
+else:
+    for name in ("typical", "best"):
+        display(stored_clip(name, f"The {name} of eleven episodes of a stored agent."))
+
+# %% [markdown]
+# *Below the screen stands what each of the last 120 decisions has paid.*
+
+
+# %% tags=["hide-input"]
+@torch.no_grad()
+def seen_where(net: CuriousNet, mind: nn.Module, stack: np.ndarray) -> np.ndarray:
+    """How strongly the curiosity's first layer answers in each of 13 x 12 places: [13, 12]."""
+    answers = mind.encoder[:2](net.view(torch.from_numpy(stack)[None]))
+    return answers[0].abs().mean(0).numpy()
+
+
+def instant_picture(episode: list[Instant], lit: list[np.ndarray], t: int) -> bytes:
+    """Screen, the encoder's view of it, and the trace of the surprise, as a PNG."""
+    figure = Figure(figsize=(8.6, 2.6), dpi=72)
+    screen, view, trace = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.7))
+    screen.imshow(episode[t].screen)
+    view.imshow(episode[t].stack[-1], cmap="gray", extent=(0, 1, 0, 1))
+    look = {"cmap": "inferno", "alpha": 0.5, "vmin": 0, "vmax": np.max(lit)}
+    view.imshow(lit[t], extent=(0, 1, 0, 1), **look)
+    for axes, title in ((screen, f"x = {episode[t].x}"), (view, "the encoder's view")):
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.grid(visible=False)
+    trace.plot([instant.surprise for instant in episode], linewidth=1, color=plots.INK)
+    trace.axvline(t, color=plots.COLOURS[1])
+    trace.set(title=f"surprise {episode[t].surprise:.2f}", xlabel="decision")
+    return plots.to_png(figure)
+
+
+# %% tags=["C5"]
+if has_mario:
+    typical = episodes[0]
+    lit = [seen_where(curious_net, curious_mind, instant.stack) for instant in typical]
+    shown = range(0, len(typical), 1 + len(typical) // by_budget(smoke=5, laptop=40))
+    pictures = [instant_picture(typical, lit, t) for t in shown]
+    middle = len(pictures) // 2
+    show(scrubber(pictures, "instant", start=middle), pictures[middle])
+
+# %% [markdown]
+# *Instants of the typical episode. Left, the screen after a decision. Middle, the newest picture before it, lit where the
+# first layer of ICM's encoder answers most, all on one scale. Right, the surprise of every decision.*
+#
+# The dials of the agent, live.
+
+# %%
+if has_mario:
+    preview = plots.to_png(live_curve(curious_run, "mean_reach", **beside))
+    panel_config = replace(live_config, steps=by_budget(smoke=256, laptop=20_480))
+    mario_panel = panel(train_curious, panel_config, metric="mean_reach", preview=preview)
+
+# %% [markdown]
+# ## Is it curiosity?
+#
+# An agent that is paid for surprise has come far. Was it the surprise? In a level that scrolls, whoever runs sees much
+# change, and whoever sees much change is surprised, whatever the mind behind it. So the same PPO gets the same decisions and
+# five seeds with each of nine rewards: four curiosities that learn; three that say what the learning is worth; the game's own
+# reward (pixels gained to the right, less the ticks of the clock and a penalty for dying); and the game's with ICM's.
+
+# %% tags=["C5", "C6", "C7", "hide-input"]
+PANELS = {
+    "what is learned": ("icm", "random_features", "rnd", "pixels"),
+    "what never learns": ("icm", "frozen_icm", "motion", "shuffled"),
+    "what the game pays": ("icm", "game", "both"),
+}
+
+
+def draw_curves(axes: Axes, names: Iterable[str], curve: str = "mean_reach") -> None:
+    """A curve of stored runs, and the coins."""
+    for name in names:
+        row, label = LABELS[name]
+        POLICIES.draw_runs(axes, row, name, label, curve=curve)
+    for name, style in {BEST_COIN: ":", "all": "--"}.items():
+        floor = results.metric("C4", f"coin_{name}", curve).mean()
+        axes.axhline(
+            floor, color=plots.INK, linestyle=style, linewidth=1, label=f"coin: {COIN_LABELS[name]}"
+        )
+    axes.set(xlabel="decisions (thousands)")
+    axes.legend(fontsize=6.5)
+
+
+figure, panels = plt.subplots(1, 3, figsize=(11.5, 3.6), sharey=True)
+for axes, (title, names) in zip(panels, PANELS.items(), strict=True):
+    draw_curves(axes, names)
+    axes.set_title(title)
+panels[0].set(ylabel="furthest x, last 100 episodes (pixels)")
+plt.show()
+
+# %% tags=["C5", "C6", "C7", "hide-input"]
+ENDS = {
+    "mean_reach": "mean furthest x (pixels)",
+    "past_first_pit": "share past the first pit",
+    "flag": "share at the flag",
+}
+figure, panels = plt.subplots(1, 3, figsize=(11.5, 3.4), sharey=True)
+for axes, (end, title) in zip(panels, ENDS.items(), strict=True):
+    scores = {label: results.metric(row, name, end) for name, (row, label) in LABELS.items()}
+    plots.bars(axes, scores | {"the best coin": results.metric("C4", f"coin_{BEST_COIN}", end)})
+    axes.set(xlabel=title)
+plt.show()
+
+# %% [markdown]
+# @ISITTEXT
+#
+# ### What pays where
+#
+# What does a trained agent's curiosity pay along the level, and how much of it is the picture's change? Each stored agent
+# plays 9,600 more decisions, and each is compared with the mean difference between its newest picture and the one before.
+
+
 # %%
 def curiosity_of(state: dict, reward: str = "icm") -> nn.Module:
     """The curiosity in a state of ``train_curious``."""
@@ -433,10 +1006,531 @@ def what_pays(
     return tuple(torch.cat(column).numpy() for column in (paid, change, x))
 
 
+# %% tags=["C5", "C7", "hide-input"]
+figure, panels = plt.subplots(1, 2, figsize=(10.5, 3.2), width_ratios=(1.6, 1))
+kinds = ("icm", "frozen_icm", "motion", "random_features", "rnd", "pixels")
+for name in kinds:
+    row, label = LABELS[name]
+    paid, visits = (results.curves(row, name, curve).sum(0) for curve in ("paid", "visits"))  # [33]
+    rate = np.where(visits >= 50, paid / np.maximum(visits, 1), np.nan) / (
+        paid.sum() / visits.sum()
+    )
+    panels[0].plot(100 * np.arange(33) + 50, rate, label=label, linewidth=1.5)
+panels[0].set(xlabel="x (pixels)", ylabel="paid there, over the mean")
+panels[0].legend(fontsize=7, ncols=2)
+plots.bars(
+    panels[1],
+    {
+        LABELS[name][1]: results.metric(LABELS[name][0], name, "change_correlation")
+        for name in kinds
+    },
+)
+panels[1].set(xlabel="rank correlation with change", xlim=(0, 1))
+plt.show()
+
+# %% [markdown]
+# @WHERETEXT
+#
+# ### What carried it
+#
+# @CARRIEDTEXT
+
+# %% tags=["C5", "hide-input"]
+RULES = {
+    "none_95": ("none", 0.95), "terminal_95": ("terminal", 0.95), "icm": ("cost", 0.95), "none_99": ("none", 0.99), "cost_99": ("cost", 0.99),
+}  # fmt: skip
+figure, panels = plt.subplots(1, 2, figsize=(9.5, 2.8), sharey=True)
+for axes, end in zip(panels, ("mean_reach", "past_first_pit"), strict=True):
+    plots.bars(
+        axes,
+        {
+            f"{rule}, γ = {discount}": results.metric("C5", name, end)
+            for name, (rule, discount) in RULES.items()
+        },
+    )
+    axes.set(xlabel=ENDS[end])
+plt.show()
+
+# %% [markdown]
+# @SETTINGSTEXT
+#
+# ## The source's agent: DQN with ICM
+#
+# The source pays a DQN. Three things are kept from it: the network; the policy, which draws from a softmax over the
+# values at first and is ε-greedy later; and the moment of payment. The surprise of a stored step is computed when it is
+# *drawn* from the replay, by the curiosity as it is then. A surprise of an hour ago is none any more. Death is an end
+# to this agent, as in every DQN of the book.
+
+
 # %%
-BEST_COIN = "run_jump"
+@dataclass(frozen=True)
+class CuriousDQNConfig:
+    """DQN paid by curiosity."""
+
+    steps: int = knob(49_152, 512, 1_000_000, "decisions", step=512)
+    num_envs: int = knob(16, 1, 64, "games side by side")
+    warm_up: int = knob(2048, 128, 65_536, "decisions of random play before learning", step=128)
+    capacity: int = knob(16_384, 512, 65_536, "decisions that the replay holds", step=512)
+    learning_rate: float = knob(5e-4, 1e-5, 1e-2, "of Adam", step=1e-5)
+    discount: float = knob(0.9, 0.01, 0.999, "gamma; the source has 0.2", step=0.001)
+    temperature: float = knob(0.1, 0.01, 10.0, "of the softmax", step=0.01)
+    epsilon: float = knob(0.15, 0.0, 1.0, "share of random moves, once ε-greedy", step=0.01)
+    softmax_until: float = knob(0.5, 0.0, 1.0, "share of the run played by softmax", step=0.01)
+    batch_size: int = knob(32, 8, 512, "decisions of an update", step=8)
+    updates: int = knob(2, 1, 64, "updates per decision of all games")
+    sync_every: int = knob(250, 1, 10_000, "updates between copies to the target network")
+    stuck: int = 80
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
+class CuriousQNet(nn.Module):
+    """Values and a curiosity. Stacks [B, 3, 42, 40] with values to 255 -> values of the actions [B, A]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        head = (nn.Linear(288, 100), nn.ELU(), nn.Linear(100, len(ACTIONS)))
+        self.layers, self.curiosity = nn.Sequential(*game_encoder()[:-1], *head), icm()
+        self.pixels = POLICIES.Normaliser(int(np.prod(PICTURES)))
+        self.scale = POLICIES.Normaliser(1)
+
+    view = CuriousNet.view
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.layers(self.view(obs))
+
+
+# %%
+@torch.no_grad()
+def chosen(net: CuriousQNet, obs: np.ndarray, config: CuriousDQNConfig, steps: int, rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+    """Random at first, then the softmax of the values, then ε-greedy over all twelve actions. [N, 3, 42, 40] -> [N]."""
+    anything = rng.integers(len(ACTIONS), size=len(obs))
+    if steps < config.warm_up:
+        return anything
+    q = net(torch.from_numpy(obs).to(net.pixels.count.device))  # [N, A]
+    if steps < config.softmax_until * config.steps:
+        return Categorical(logits=q / config.temperature).sample().cpu().numpy()
+    return np.where(rng.random(len(obs)) < config.epsilon, anything, q.argmax(1).cpu().numpy())
+
+
+def curious_dqn_update(dqn: NamedTuple, batch: Experience, config: CuriousDQNConfig) -> dict[str, float]:  # fmt: skip
+    """One step of gradient descent on the three losses; the surprise is that of today's curiosity."""
+    net = dqn.net
+    seen = (net.view(batch.obs), batch.actions, net.view(batch.next_obs))
+    surprise = net.curiosity.surprise(*seen) * (batch.discounts > 0)  # [B]; a death pays nothing
+    net.scale.show(surprise[:, None])
+    unit = (net.scale.m2 / net.scale.count).sqrt().clamp(min=1e-8).float()
+    rewards = (1 - config.discount) * surprise / unit  # values of order 1
+    losses = {"q": FOUNDATIONS.dqn_loss(net, dqn.target_net, batch._replace(rewards=rewards), huber=True)}  # fmt: skip
+    losses |= net.curiosity.losses(*seen)
+    dqn.optimiser.zero_grad()
+    sum(losses.values()).backward()
+    dqn.optimiser.step()
+    return {name: loss.item() for name, loss in (losses | {"surprise": surprise.mean()}).items()}
+
+
+# %%
+DQN_REPORT = 512  # decisions between reports
+
+
+def train_curious_dqn(
+    config: CuriousDQNConfig, seed: int, state: dict | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
+    """DQN on surprise (Zai and Brown 2020, chapter 8), many games at a time.
+
+    state: {"steps", "updates", "dqn", "recent", "metrics"}; a resumed run begins new games and fills its replay anew.
+    """
+    state = {"steps": 0, "updates": 0, "recent": []} | (state or {})
+    start = spread((seed, state["steps"]), 1)[0]
+    torch.manual_seed(start)
+    rng, replay, n_step = np.random.default_rng(start), Replay(config.capacity), NStep(1, config.discount)  # fmt: skip
+    net = CuriousQNet().to(device)
+    optimiser = torch.optim.Adam(net.parameters(), config.learning_rate, fused=True)
+    dqn = FOUNDATIONS.DQN(net, copy.deepcopy(net), optimiser)
+    if state["steps"]:
+        for part, kept in zip(dqn, as_tensors(state["dqn"]), strict=True):
+            part.load_state_dict(kept)
+    with closing(MarioGames(config.num_envs, shrink, stuck=config.stuck)) as games:
+        stream = transitions(
+            games, lambda obs: chosen(net, obs, config, state["steps"], rng), start
+        )
+        while True:
+            if state["steps"] < config.steps:
+                play_and_learn(dqn, stream, games, replay, n_step, config, state, rng)
+            now = lambda: copy.deepcopy({**state, "dqn": [part.state_dict() for part in dqn]})
+            step = min(state["steps"], config.steps)
+            yield Progress(step, config.steps, state["metrics"], now, "decisions")
+            if state["steps"] >= config.steps:
+                return
+
+
+def play_and_learn(
+    dqn: NamedTuple, stream: Iterator, games: MarioGames, replay: Replay, n_step: NStep, config: CuriousDQNConfig,
+    state: dict, rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Play until ``DQN_REPORT`` decisions have been learned from; leaves metrics in ``state``."""
+    recent, found = deque(state["recent"], maxlen=100), []
+    while len(found) * config.num_envs < DQN_REPORT * config.updates:
+        step = next(stream)
+        done = step.terminated | step.truncated
+        replay.add(n_step(step))
+        recent.extend(np.stack([games.furthest, games.flags], 1)[done].tolist())
+        state["steps"] += config.num_envs
+        if state["steps"] <= config.warm_up:
+            dqn.net.pixels.show(torch.from_numpy(step.obs).flatten(1))
+        if replay.added <= config.warm_up:  # also after a resumption
+            continue
+        for _ in range(config.updates):
+            rows = replay.sample(config.batch_size, rng)
+            batch = Experience(*(torch.from_numpy(c).to(dqn.net.pixels.count.device) for c in rows))
+            found.append(curious_dqn_update(dqn, batch, config))
+            if state["updates"] % config.sync_every == 0:
+                dqn.target_net.load_state_dict(dqn.net.state_dict())
+            state["updates"] += 1
+    losses = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    ends = ends_of(*np.array(recent or [[0.0, 0.0]]).T)
+    state |= {"recent": [*recent], "metrics": ends | losses}
+
+
+# %% tags=["C5"]
+if has_mario:
+    few = CuriousDQNConfig(512, num_envs=8, warm_up=128, updates=1, batch_size=8, stuck=20)
+    dqn_config = by_budget(smoke=few, laptop=CuriousDQNConfig(steps=6144))
+    dqn_run = watch(train_curious_dqn(dqn_config, seed=1), "mean_reach", **beside)
+
+# %% [markdown]
+# @DQNTEXT
+
+# %% tags=["C5", "C9", "hide-input"]
+figure, panels = plt.subplots(1, 3, figsize=(11.5, 3.0))
+for name, label in {"icm": "PPO, ICM", "dqn_icm": "DQN, ICM"}.items():
+    for axes, curve in zip(panels, ("forward", "inverse", "mean_reach"), strict=True):
+        POLICIES.draw_runs(axes, "C5", name, label, curve=curve)
+panels[1].axhline(np.log(len(ACTIONS)), color=plots.INK, linestyle=":", label="guessing")
+panels[2].axhline(best_coin, color=plots.INK, linestyle=":", label="the best coin")
+for axes, title in zip(
+    panels, ("forward loss", "inverse loss (nats)", "furthest x (pixels)"), strict=True
+):
+    axes.set(title=title, xlabel="decisions (thousands)")
+    axes.legend(fontsize=7)
+plt.show()
+# %% [markdown]
+# @LOSSTEXT
+
+# %% [markdown]
+# ## Spot the bug: three of the source's
+#
+# ### 1. A death that is followed by a new game
+#
+# ```python
+# for j in range(params["action_repeats"]):
+#     state2, e_reward_, done, info = env.step(action)
+#     if done:
+#         state1 = reset_env()                       # a new game; the old state1 is gone
+#         break
+#     state_deque.append(prepare_state(state2))
+# state2 = torch.stack(list(state_deque), dim=1)     # still the old game's pictures
+# replay.add_memory(state1, action, e_reward, state2)
+# ```
+#
+# Where an episode ends, the memory is told that the action led from the first picture of the *new* game to the last
+# pictures of the *old* one. The other way round, from the old game into the new one, is what vector environments that
+# reset by themselves hand over to those who do not look. No model of the world foresees either. A Mario who presses only
+# the buttons that lead to the right dies often; what would the trained curiosity pay for each pairing?
+
+
+# %% tags=["C5"]
+@torch.no_grad()
+def paid_for(before: np.ndarray, actions: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What the trained curiosity pays for B transitions between stacks [B, 3, 42, 40]: [B]."""
+    obs, next_obs = (curious_net.view(torch.from_numpy(stacks)) for stacks in (before, after))
+    return curious_mind.surprise(obs, torch.from_numpy(actions), next_obs).numpy()
+
+
+if has_mario:
+    paid = {}
+    with closing(MarioGames(8, shrink, stuck=40)) as games:
+        play = transitions(games, coin("right", seed=0), seed=0)
+        for step, later in pairwise(islice(play, by_budget(smoke=40, laptop=150))):
+            done = step.terminated | step.truncated
+            for kind, before, after, rows in (
+                ("within an episode", step.obs, step.next_obs, ~done),
+                ("an episode's last step", step.obs, step.next_obs, done),
+                ("from old game to new", step.obs, later.obs, done),
+                ("from new game to old", later.obs, step.next_obs, done),
+            ):
+                found = paid_for(before[rows], step.actions[rows], after[rows])
+                paid.setdefault(kind, []).extend(found)
+    figure, axes = plt.subplots(figsize=(7.2, 2.2))
+    axes.boxplot([*paid.values()], orientation="horizontal", tick_labels=[*paid], whis=(0, 100))
+    axes.invert_yaxis()
+    axes.set(xlabel="surprise", xlim=(0, None))
+    plt.show()
+    print({kind: f"{np.mean(found):.2f} (mean of {len(found)})" for kind, found in paid.items()})
+
+# %% [markdown]
+# *What the trained curiosity pays in the four pairings. A box holds the middle half, the line in it is the median, and
+# the whiskers reach the extremes.* Led into the other game, the last step pays several times as much as one within an
+# episode: an agent that is paid like this is paid for ends. A death is then as good as a television.
+#
+# ### 2. Progress since just now
+#
+# ```python
+# for j in range(params["action_repeats"]):
+#     state2, e_reward_, done, info = env.step(action)
+#     last_x_pos = info["x_pos"]                     # inside the loop
+#     ...
+# if episode_length > params["max_episode_len"]:     # 100
+#     if (info["x_pos"] - last_x_pos) < params["min_progress"]:
+#         done = True
+#     else:
+#         last_x_pos = info["x_pos"]
+# ```
+#
+# This is meant to give up a Mario who is stuck. But `last_x_pos` is where he is *now*: his progress is always 0, and
+# every episode ends at its 101st decision. Here is a Mario who walks and jumps by the clock, and is stuck nowhere.
+
+
+# %%
+def walk_by_the_clock(decisions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mario walks, and jumps for four decisions of ten: x after each decision, and the source's progress."""
+    env, x, progress = MarioEnv(repeat=1, stuck=1000), [], []
+    env.reset()
+    for decision in range(decisions):
+        for _ in range(6):
+            *_, info = env.step(2 if decision % 10 < 4 else 1)
+            last_x_pos = info["x_pos"]
+        x.append(info["x_pos"])
+        progress.append(info["x_pos"] - last_x_pos)
+    return np.array(x), np.array(progress)
+
+
+if has_mario:
+    x, progress = walk_by_the_clock(by_budget(smoke=110, laptop=136))
+    figure, axes = plt.subplots(figsize=(7.2, 2.6))
+    axes.plot(np.arange(len(x)) + 1, x, color=plots.INK, label="where Mario is")
+    deleted = np.diff([40, *x[100:]])  # the first check looks back to the start
+    ways = {"as printed": (progress[100:], "-"), "line deleted": (deleted, "--")}
+    for label, (found, style) in ways.items():
+        cut = 101 + np.flatnonzero(found < 15)[0]
+        label = f"{label}: cut at decision {cut}"
+        axes.axvline(cut, color=plots.COLOURS[1], linestyle=style, label=label)
+    axes.set(xlabel="decision", ylabel="x (pixels)")
+    axes.legend(fontsize=8)
+    plt.show()
+
+# %% [markdown]
+# *Where Mario is, and where two versions of the rule would cut his episode. As printed it ends at decision 101. With
+# the faulty line deleted it ends at 102.* The second check comes one decision after the first, and in one decision
+# nobody who walks makes 15 pixels: the counter of decisions has to begin anew as well. Our environment counts the
+# decisions since Mario last got further than ever before.
+#
+# ### 3. Buttons that chance never presses
+#
+# ```python
+# def policy(qvalues, eps=None):
+#     if eps is not None:
+#         if torch.rand(1) < eps:
+#             return torch.randint(low=0, high=7, size=(1,))
+# ```
+#
+# Seven is the number of actions in the package's *simple* set of buttons. The source plays with the complex one.
+
+# %%
+torch.manual_seed(0)
+by_chance = torch.randint(low=0, high=7, size=(10_000,)).bincount(minlength=len(ACTIONS))
+never = [name for name, count in zip(ACTIONS, by_chance, strict=True) if not count]
+print("never drawn:", "; ".join(never))
+to_the_right = [name.startswith("right") for name in ACTIONS]
+drawn_right = by_chance[to_the_right].sum() / 10_000
+print(f"to the right: {drawn_right:.0%} of the draws, {np.mean(to_the_right):.0%} of the buttons")
+
+# %% [markdown]
+# Once the source has switched to ε-greedy, chance never tries five of the twelve buttons, and a DQN learns what a
+# button is worth by pressing it. The fault is hard to notice because it may well help: of the buttons that are left,
+# more lead to the right. It is a hint about the game that nobody meant to give.
+#
+# ## Exercises
+#
+# Each runs alone, is checked, and has its solution folded away.
+#
+# **C4.1 A clock instead of a coin: predict, then run.** A player looks at nothing, runs to the right all the time, and
+# holds the jump button for the first `held` decisions of every `period`. Guess first: how far does the best of all such clocks
+# with a period of up to 24 decisions come, as far as the third pipe (736), the first pit (1104), the second (1376), the flag
+# (3161)? Then write `clocks(periods, held)`, two arrays [C], which plays one episode for each clock and returns the furthest
+# $x$ of each: [C]. (`play_out` takes a policy that sees all games at once, but only those that still play: you need the
+# games' own loop, or one clock at a time.)
+
+# %%
+# Your clocks(periods, held), and then check("C4.1", clocks)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell", "C4"]
+def clocks(periods: np.ndarray, held: np.ndarray) -> np.ndarray:
+    playing, t = np.ones(len(periods), bool), 0
+    with closing(MarioGames(len(periods), shrink)) as games:
+        games.reset()
+        while playing.any():
+            actions = np.where(t % periods < held, 4, 3)  # run and jump, or run
+            _, _, terminated, truncated, _ = games.step(np.where(playing, actions, -1))
+            playing &= ~(terminated | truncated)
+            t += 1
+        return games.furthest
+
+
+if has_mario:
+    check("C4.1", clocks)
+    pairs = np.array([(p, h) for p in by_budget((4,), range(2, 25)) for h in range(1, p)])
+    reach = clocks(*pairs.T)
+    print(f"{len(pairs)} clocks: mean {reach.mean():.0f}, median {np.median(reach):.0f}")
+    for best in np.argsort(-reach)[:3]:
+        print(f"period {pairs[best][0]}, held {pairs[best][1]}: x = {reach[best]}")
+
+# %% [markdown]
+# A floor too, and a high one: the game is always the same, so whoever tries 276 clocks and keeps the best has learned from
+# 276 episodes, by search. All clocks together come less far than the coins.
+#
+# **C4.2 When to give up.** How far an agent gets depends on how long its Mario may stand still. Write `given_up(trace,
+# limit)`: `trace` [T + 1] is the furthest $x$ at the start and after each decision of an episode that nobody cut; where would
+# a limit of `limit` decisions without progress have cut it? The furthest $x$ then. (As our environment counts, the
+# decision that makes the waiting as long as the limit is the last.)
+
+# %%
+# Your given_up(trace, limit), and then check("C4.2", given_up)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell", "C4"]
+def given_up(trace: np.ndarray, limit: int) -> int:
+    still = np.flatnonzero(trace[limit:] == trace[:-limit])
+    return int(trace[still[0] if len(still) else -1])
+
+
+check("C4.2", given_up)
+if has_mario:
+    for name in ("all", BEST_COIN):
+        traces = []
+        for seed in range(by_budget(1, 8)):
+            env, policy, trace, over = (
+                MarioEnv(stuck=by_budget(20, 300)),
+                coin(name, seed),
+                [40],
+                False,
+            )
+            env.reset()
+            while not over:
+                _, _, terminated, truncated, info = env.step(policy(np.zeros(1))[0])
+                over = terminated or truncated
+                trace.append(info["furthest"])
+            traces.append(np.array(trace))
+        limits = (20, 40, 80, 150, 300)
+        means = [np.mean([given_up(trace, limit) for trace in traces]) for limit in limits]
+        print(f"{name:9s}", dict(zip(limits, np.round(means).astype(int).tolist(), strict=True)))
+
+# %% [markdown]
+# Patience is worth a lot to random buttons: whoever presses long enough gets over a pipe some time. A comparison is one
+# only if the limit is the same for all.
+#
+# **C5.1 Who is paid for what.** Write `paid(surprise, obs, actions, latest, done)`: `obs` [T, N, D] is what N games showed
+# before each of T decisions, `latest` [N, D] what they showed after the last, `done` [T, N] says which decisions ended an
+# episode (the next row then shows a new game). `surprise(obs, actions, next_obs)` takes [B, D], [B], [B, D] and gives [B]. What is
+# paid: [T, N].
+
+# %%
+# Your paid(surprise, obs, actions, latest, done), and then check("C5.1", paid)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def paid(surprise: Callable, obs: torch.Tensor, actions: torch.Tensor, latest: torch.Tensor, done: torch.Tensor) -> torch.Tensor:  # fmt: skip
+    following = torch.cat([obs[1:], latest[None]])
+    found = surprise(obs.flatten(0, 1), actions.flatten(), following.flatten(0, 1))
+    return found.view_as(done) * ~done
+
+
+check("C5.1", paid)
+
+# %% [markdown]
+# **C5.2 In units of its own.** Write `in_units(rewards, discount)`: rewards [T, N] of N games over the deviation of the
+# discounted sums $G_t = r_t + \gamma G_{t-1}$, which start at 0 in every game; one deviation for all T · N sums.
+
+# %%
+# Your in_units(rewards, discount), and then check("C5.2", in_units)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def in_units(rewards: torch.Tensor, discount: float) -> torch.Tensor:
+    sums = [rewards[0]]
+    for row in rewards[1:]:
+        sums.append(row + discount * sums[-1])
+    return rewards / torch.stack(sums).std(correction=0)
+
+
+check("C5.2", in_units)
+
+# %% [markdown]
+# **C5.3 The price of an end.** Write `priced(rewards, values, start, done, discount, lam, price)`: the advantages [T] of one
+# game whose episodes end where `done` [T] says so. `values` [T + 1] are those of the states before each decision and after
+# the last; after an end play resumes, `price` decisions after the last one, in a state of value `start`. The sum of
+# $\lambda$-weighted errors stops at an end.
+
+# %%
+# Your priced(rewards, values, start, done, discount, lam, price), and then check("C5.3", priced)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell"]
+def priced(rewards: torch.Tensor, values: torch.Tensor, start: float, done: torch.Tensor, discount: float, lam: float, price: float) -> torch.Tensor:  # fmt: skip
+    following = torch.where(done, start * discount ** (price - 1), values[1:])
+    never = torch.zeros_like(done)
+    columns = (rewards, values[:-1], following, never, done)
+    return POLICIES.gae(*(column[:, None] for column in columns), discount, lam)[0][:, 0]
+
+
+check("C5.3", priced)
+for discount in (0.95, 0.99, 0.995):
+    print(f"γ = {discount}: an end keeps {discount**END_COST:.1%} of what the start is worth")
+
+# %% [markdown]
+# **C7.1 Is one ahead?** Write `lead(ours, theirs)`: scores of two methods, one number a seed, and not the same seeds: the
+# difference of their means, and the ends of its 95 % interval by Welch's t test. Then ask: how many of the nine rewards can
+# five seeds tell from ICM?
+
+# %%
+# Your lead(ours, theirs), and then check("C7.1", lead)
+
+
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} mystnb={"code_prompt_hide": "Solution", "code_prompt_show": "Solution"} tags=["hide-cell", "C7"]
+def lead(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    found = ttest_ind(ours, theirs, equal_var=False)
+    interval = found.confidence_interval(0.95)
+    return np.mean(ours) - np.mean(theirs), interval.low, interval.high
+
+
+check("C7.1", lead)
+ours = results.metric("C5", "icm", "mean_reach")
+for name, (row, label) in LABELS.items():
+    if name != "icm":
+        found = lead(ours, results.metric(row, name, "mean_reach"))
+        print(f"ICM over {label:20s} {found[0]:6.0f} pixels, {found[1]:6.0f} to {found[2]:5.0f}")
+
+# %% [markdown]
+# ## Summary
+#
+# @SUMMARY
+#
+# Further reading: [Pathak et al. (2017)](../book/bibliography.md#pathak2017) for ICM on this very level, [Burda et al.
+# (2019a)](../book/bibliography.md#burda2019a) for curiosity on many games, and
+# [(2019b)](../book/bibliography.md#burda2019b) for RND.
+
+# %% [markdown]
+# ## How the numbers were measured
+#
+# `make results` runs these functions with the seeds listed, and stores each run with its configuration, wall-clock
+# time, cores and versions. The figures of this chapter are drawn from those files.
+#
+# @HOW
+
+
+# %%
 def measure_coin(config: None, seed: int, name: str) -> Measured:
     """100 episodes of a coin."""
     reach, flags = play_out(coin(name, seed), 100)
@@ -469,16 +1563,116 @@ def measure_curious(config: CuriousConfig, seed: int, make_net: Callable[[], Cur
 
 
 # %%
-FULL, FIVE = CuriousConfig(), (1, 2, 3, 4, 5)
+def clip_bytes(episode: list[Instant]) -> np.ndarray:
+    """An episode's clip as the bytes of its file: [bytes]."""
+    with TemporaryDirectory() as folder:
+        save_clip(Path(folder) / "clip.mp4", clip_of(episode), fps=10)
+        return np.frombuffer((Path(folder) / "clip.mp4").read_bytes(), np.uint8).copy()
+
+
+def measure_clips(config: None, seed: int) -> Measured:
+    """Clips of two of eleven episodes of the stored agent, for readers without an emulator."""
+    state = load_checkpoint(results.run_path("C5", "icm", 1).with_suffix(".safetensors"))["state"]
+    played = typical_and_best(net_of(state), curiosity_of(state), seed, episodes=11)
+    found = {
+        f"{name}_x": episode[-1].x
+        for name, episode in zip(("typical", "best"), played, strict=True)
+    }
+    clips = {
+        name: clip_bytes(episode) for name, episode in zip(("typical", "best"), played, strict=True)
+    }
+    return Measured(found, {}, {}, clips)
+
+
+def measure_clocks(config: None, seed: int) -> Measured:
+    """Furthest x of every clock with a period of up to 24 decisions; the game is always the same."""
+    pairs = np.array([(p, h) for p in range(2, 25) for h in range(1, p)])
+    reach = clocks(*pairs.T)
+    return Measured(
+        {"mean_reach": reach.mean(), "best_reach": reach.max()},
+        {},
+        {"reach": reach, "period": pairs[:, 0], "held": pairs[:, 1]},
+    )
+
+
+def measure_speed(config: None, seed: int) -> Measured:
+    """Raw frames per second of one processor's time: 32 games of a coin in one process, pictures and savestates included."""
+    games, policy = MarioGames(32, shrink), coin(BEST_COIN, seed)
+    play = transitions(games, policy, seed=0)
+    next(play)
+    began = time.process_time()
+    for _ in islice(play, 100):
+        pass
+    return Measured({"frames_per_second": 32 * 100 * 6 / (time.process_time() - began)})
+
+
+def measure_dqn(config: CuriousDQNConfig, seed: int) -> Measured:
+    """The source's agent: trained, then 100 fresh ε-greedy episodes; the baseline is the best coin."""
+    progress, curves = POLICIES.follow(train_curious_dqn(config, seed))
+    net = CuriousQNet()
+    net.load_state_dict(as_tensors(progress.state()["dqn"][0]))
+    rng = np.random.default_rng(spread((SCORING, seed), 1)[0])
+    found = ends_of(*play_out(lambda obs: chosen(net, obs, config, config.steps, rng), 100))
+    floor = ends_of(*play_out(coin(BEST_COIN, seed), 100))
+    return Measured(found | {"training_seconds": curves["seconds"][-1]}, floor, curves)
+
+
+# %%
+HEADLINE = (
+    "Mario, paid for nothing but surprise, jumps the first pit in {C5.past_first_pit} of his episodes and touches the flag in "
+    "{C5.flag}; the best of four coins jumps it in {C4.past_first_pit}"
+)
+FULL, FIVE, THREE = CuriousConfig(), (1, 2, 3, 4, 5), (1, 2, 3)
+REACH = (
+    Metric("mean_reach", "pixels", "mean", "jumps a pit"), Metric("median_reach", "pixels", "mean"),
+    *(Metric(name, "share of episodes") for name in ("past_third_pipe", "past_first_pit", "past_second_pit", "flag")),
+)  # fmt: skip
 MEASUREMENTS = [
-    Measurement("C4", f"coin_{name}", partial(measure_coin, name=name), None, FIVE)
+    Measurement(
+        "C4",
+        f"coin_{name}",
+        partial(measure_coin, name=name),
+        None,
+        FIVE,
+        REACH if name == BEST_COIN else (),
+    )
     for name in COINS
 ]
 MEASUREMENTS += [
-    Measurement(row, reward, measure_curious, replace(FULL, reward=reward), FIVE)
-    for row, rewards in {
-        "C5": ("icm", "frozen_icm", "motion", "shuffled"), "C6": ("game", "both"), "C7": ("random_features", "rnd", "pixels"),
-    }.items()
+    Measurement("C4", "clocks", measure_clocks, None, (1,)),
+    Measurement(
+        "C4",
+        "speed",
+        measure_speed,
+        None,
+        FIVE,
+        (Metric("frames_per_second", "frames/s", "median"),),
+    ),
+    Measurement("C5", "clips", measure_clips, None, (1,)),
+    Measurement("C5", "dqn_icm", measure_dqn, CuriousDQNConfig(), THREE),
+]
+MEASUREMENTS += [
+    Measurement(row, reward, measure_curious, replace(FULL, reward=reward), FIVE, metrics)
+    for row, rewards, metrics in (
+        ("C5", ("icm",), (*REACH, Metric("training_seconds", "s", "median", "30 min"))),
+        ("C5", ("frozen_icm", "motion", "shuffled"), ()),
+        ("C6", ("game",), REACH), ("C6", ("both",), ()),
+        ("C7", ("random_features",), REACH), ("C7", ("rnd", "pixels"), ()),
+    )
     for reward in rewards
 ]  # fmt: skip
-SHOWN = ()
+MEASUREMENTS += [
+    Measurement(
+        "C5",
+        f"{ends}_{round(100 * discount)}",
+        measure_curious,
+        replace(FULL, ends=ends, discount=discount),
+        THREE,
+    )
+    for ends, discount in (("none", 0.95), ("terminal", 0.95), ("none", 0.99), ("cost", 0.99))
+]
+MEASUREMENTS += [
+    Measurement("C5", "fast", measure_curious, replace(FULL, curiosity_rate=5e-4), THREE),
+    Measurement("C5", "plain", partial(measure_curious, make_net=PlainNet), FULL, THREE),
+]
+SHOWN = ("C9",)
