@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import chisquare, spearmanr
 
 from rlbook_utils.definitions import load_chapter
+from rlbook_utils.exercises import Wrong, check, oracles
 
 ch = load_chapter("ch03b_mario")
 
@@ -377,7 +378,8 @@ def test_two_trainings_with_one_seed_are_the_same_another_is_another_and_a_stop_
     runs = [[*ch.train_curious(SMALL, seed)] for seed in (1, 1, 2)]
     weights = [run[-1].state()["net"]["policy.weight"] for run in runs]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    half = runs[0][0].state()
+    half = next(ch.train_curious(SMALL, 1)).state()
+    assert not torch.equal(half["net"]["policy.weight"], weights[0])
     ends = []
     for _ in range(2):
         resumed = [*ch.train_curious(SMALL, 1, copy.deepcopy(half))]
@@ -475,3 +477,117 @@ def test_a_score_is_that_of_the_agent_that_is_left_beside_the_coin(stairs, monke
     )
     assert len(found.curves["visits"]) == len(found.curves["paid"]) == 33
     assert set(found.state) == {"net", "curiosity"} and ch.measure_curious(SMALL, 2).state is None
+
+
+# The source's agent
+
+
+def test_the_dqn_acts_at_random_then_by_softmax_then_greedily(monkeypatch):
+    config = ch.CuriousDQNConfig(steps=1024, warm_up=128, temperature=0.5, epsilon=0.6)
+    net, obs = ch.CuriousQNet(), np.zeros((6000, 3, 1, 1), np.uint8)
+    q = torch.linspace(0, 1.1, 12)
+    monkeypatch.setattr(net, "forward", lambda obs: q.expand(len(obs), -1))
+    softmax = np.exp(q.numpy() / 0.5) / np.exp(q.numpy() / 0.5).sum()
+    greedy = np.full(12, 0.05) + 0.4 * np.eye(12)[11]
+    rng, anything = np.random.default_rng(0), np.full(12, 1 / 12)
+    torch.manual_seed(0)
+    for steps, expected in ((127, anything), (128, softmax), (511, softmax), (512, greedy)):
+        shares = np.bincount(ch.chosen(net, obs, config, steps, rng), minlength=12) / len(obs)
+        np.testing.assert_allclose(shares, expected, atol=0.02)
+
+
+def some_dqn(**changes):
+    few = {"steps": 512, "num_envs": 4, "warm_up": 128, "batch_size": 8, "updates": 1}
+    config = ch.CuriousDQNConfig(**(few | changes))
+    torch.manual_seed(0)
+    net = ch.CuriousQNet()
+    optimiser = torch.optim.Adam(net.parameters(), config.learning_rate)
+    return ch.FOUNDATIONS.DQN(net, copy.deepcopy(net), optimiser), config
+
+
+def test_the_dqn_is_paid_by_todays_curiosity_per_row_and_nothing_for_a_death():
+    dqn, config = some_dqn()
+    rng = np.random.default_rng(0)
+    obs, next_obs = torch.from_numpy(rng.integers(256, size=(2, 8, 3, 42, 40)).astype(np.uint8))
+    dqn.net.pixels.show(obs.double().flatten(1))
+    dqn.target_net.load_state_dict(dqn.net.state_dict())
+    discounts = torch.tensor([0.9] * 6 + [0.0] * 2)
+    batch = ch.Experience(obs, torch.arange(8), torch.zeros(8), discounts, next_obs)
+    before = copy.deepcopy(dqn.net)
+    found = ch.curious_dqn_update(dqn, batch, config)
+    with torch.no_grad():
+        views = (before.view(obs), before.view(next_obs))
+        paid = before.curiosity.surprise(views[0], batch.actions, views[1]) * (discounts > 0)
+        targets = 0.1 * paid / paid.std(correction=0)
+        targets += discounts * torch.stack([before(each[None])[0].max() for each in next_obs])
+        chosen = torch.stack([before(each[None])[0, a] for a, each in enumerate(obs)])
+        expected = torch.nn.functional.smooth_l1_loss(chosen, targets).item()
+    np.testing.assert_allclose(found["q"], expected, rtol=1e-3)
+    np.testing.assert_allclose(found["surprise"], paid.mean(), rtol=1e-3)
+    moved = {name for name, p in dqn.net.named_parameters() if not torch.equal(p, before.get_parameter(name))}  # fmt: skip
+    assert moved == {name for name, _ in before.named_parameters()}
+
+
+def test_the_dqns_replay_holds_deaths_as_ends_and_cuts_as_none_and_its_target_waits(stairs):
+    dqn, config = some_dqn(sync_every=3, num_envs=8)
+    games, replay, copies = Stairs(8), ch.Replay(4000), []
+    looks = lambda obs: np.where(obs[:, -1, :, 20:].mean((1, 2)) > 124, 6, 0)
+    blind = lambda obs: np.zeros(len(obs), int)
+    plays = ((looks, 50), (blind, 30))
+    steps = [s for policy, n in plays for s in ch.islice(ch.transitions(games, policy, 0), n)]
+    update = ch.curious_dqn_update
+
+    def note(dqn, batch, config):
+        found = update(dqn, batch, config)
+        pairs = zip(dqn.net.parameters(), dqn.target_net.parameters(), strict=True)
+        copies.append(all(torch.equal(online, target) for online, target in pairs))
+        return found
+
+    state = {"steps": 0, "updates": 0, "recent": []}
+    rng, n_step = np.random.default_rng(0), ch.NStep(1, 0.9)
+    ch.curious_dqn_update = note
+    ch.play_and_learn(dqn, iter(steps), games, replay, n_step, config, state, rng)
+    ch.curious_dqn_update = update
+    rows = replay.rows(np.arange(state["steps"]))
+    terminated = np.concatenate([step.terminated for step in steps])[: state["steps"]]
+    assert terminated.sum() == 8 and any(
+        step.truncated.any() for step in steps[: state["steps"] // 8]
+    )
+    np.testing.assert_allclose(rows.discounts, np.where(terminated, 0, 0.9))
+    assert (
+        not any(copies) and state["updates"] == len(copies) == 64
+    )  # copied after each look, at 0, 3, 6, ...
+
+
+def test_the_dqn_resumes_and_learns_its_losses(stairs):
+    _, config = some_dqn(steps=1024)
+    runs = [[*ch.train_curious_dqn(config, seed)] for seed in (1, 1)]
+    for name, value in runs[0][-1].metrics.items():
+        assert value == runs[1][-1].metrics[name], name
+    half = next(ch.train_curious_dqn(config, 1)).state()
+    *_, resumed = ch.train_curious_dqn(config, 1, half)
+    assert resumed.step == 1024 and resumed.state()["updates"] > half["updates"]
+    assert {"q", "forward", "inverse", "surprise", "mean_reach"} <= set(resumed.metrics)
+
+
+# Exercises
+
+WRONG = {
+    "C4.1": ("clocks", lambda periods, held: np.full(len(periods), 315)),
+    "C4.2": ("given_up", lambda trace, limit: int(trace[min(limit, len(trace) - 1)])),
+    "C5.1": ("paid", lambda surprise, obs, actions, latest, done: surprise(obs, actions, torch.cat([obs[1:], latest[None]]))),
+    "C5.2": ("in_units", lambda rewards, discount: rewards / rewards.std(correction=0)),
+    "C5.3": ("priced", lambda rewards, values, start, done, discount, lam, price: rewards),
+    "C7.1": ("lead", lambda ours, theirs: (np.mean(ours) - np.mean(theirs), -1.0, 1.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_exercises_know_right_from_wrong(name, capsys):
+    solution, wrong = WRONG[name]
+    if name == "C4.1" and not ch.can_play():
+        pytest.skip("Super Mario's emulator is not installed.")
+    check(name, getattr(ch, solution))
+    assert "right" in capsys.readouterr().out
+    with pytest.raises(Wrong):
+        oracles()[name](wrong)
