@@ -11,6 +11,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from scipy.stats import chisquare, spearmanr
 
+from rlbook_utils import mario
 from rlbook_utils.definitions import load_chapter
 from rlbook_utils.exercises import Wrong, check, oracles
 
@@ -136,6 +137,16 @@ def test_each_step_is_paid_for_what_followed_it_and_an_end_is_not():
         expected = learner.curiosity.surprise(now, rollout.actions[t, n][None], after).item()
         np.testing.assert_allclose(paid[t, n], expected * (not rollout.done[t, n]), rtol=1e-4)
     assert paid[2, 0] == paid[3, 1] == 0 and (paid == 0).sum() == 2
+
+
+def test_the_last_step_of_a_rollout_is_paid_for_what_came_after_it(monkeypatch):
+    learner, rollout, latest, config = some_rollout()
+    seen, pay = [], ch.surprises
+    monkeypatch.setattr(ch, "surprises", lambda *given: seen.append(given[1]) or pay(*given))
+    before = copy.deepcopy(learner.net)
+    ch.learn_from(learner, rollout, latest, config, steps=100_000)
+    expected = before.view(torch.cat([rollout.obs, torch.from_numpy(latest)[None]]))
+    torch.testing.assert_close(seen[0], expected)
 
 
 @pytest.mark.parametrize("reward", ch.CURIOSITIES)
@@ -426,12 +437,31 @@ def test_coins_press_their_buttons_alike_and_never_another():
 
 
 def test_ends_are_counted_behind_each_place():
-    reach = np.array([300, 736, 768, 769, 1136, 1137, 1424, 1425, 3161, 3161])
+    reach = np.array([300, 736, 768, 769, 1155, 1169, 1443, 1457, 3161, 3161])
     flags = np.arange(10) == 9
     assert ch.ends_of(reach, flags) == {
-        "mean_reach": reach.mean(), "median_reach": 1136.5, "past_third_pipe": 0.7,
+        "mean_reach": reach.mean(), "median_reach": 1162.0, "past_third_pipe": 0.7,
         "past_first_pit": 0.5, "past_second_pit": 0.3, "flag": 0.1,
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ch.can_play(), reason="Super Mario's emulator is not installed.")
+def test_nobody_who_fell_into_a_pit_is_past_it(monkeypatch):
+    fell, dead = [], mario.is_dead
+
+    def noted(ram):
+        if ram[0xB5] > 1:  # below the screen
+            fell.append(256 * ram[0x6D] + ram[0x86])
+        return dead(ram)
+
+    monkeypatch.setattr(mario, "is_dead", noted)
+    ch.play_out(ch.coin("right_jump", 1), 100)
+    fell = np.array(fell)
+    for name, (start, end) in ch.PLACES.items():
+        here = fell[(fell > start) & (fell < end + 100)]
+        assert (here <= ch.BEHIND[name]).all()
+        assert name != "first_pit" or (here > end).sum() > 3  # the pit's end would count them
 
 
 def test_what_pays_is_what_the_policys_steps_are_paid_and_how_much_the_picture_changed(stairs):
