@@ -1,5 +1,5 @@
 # make lab · test · check · book · notebooks · results · bench · faults
-# Each first creates .venv from the two locks, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
+# Each first creates .venv from requirements.lock, or refreshes it. Works with GNU make 3.81 and a POSIX shell, as on macOS.
 
 VENV := .venv/bin/python
 READY := .venv/.ready
@@ -51,8 +51,8 @@ faults: $(READY)
 # Everything here speaks on stderr: the output of `make results` is nothing but JSON lines.
 # Python 3.11 comes first because requirements.lock was made with it; PYTHON=... chooses another.
 # If one package cannot be built, the others are installed one by one, without what they ask for (it has a line of its own);
-# only torch's CUDA build asks for more than the lock names. Mario's emulator is a little faster when it is linked as a whole.
-$(READY): requirements.lock requirements-mario.lock pyproject.toml
+# only torch's CUDA build asks for more than the lock names. Of gym-super-mario-bros only the game's file is used, never what it asks for.
+$(READY): requirements.lock pyproject.toml
 	exec >&2; \
 	if ! $(VENV) -c '$(KNOWN_PYTHON)' 2>/dev/null; then \
 		for python in "$${PYTHON:-python3.11}" python3.12 python3; do \
@@ -72,8 +72,8 @@ $(READY): requirements.lock requirements-mario.lock pyproject.toml
 		done <requirements.lock; \
 		echo "Could not be installed, so that what needs them does not work:$${failed:- (none)}."; \
 	fi; \
-	for flags in -flto ""; do CFLAGS=$$flags $(PIP) install --no-deps -r requirements-mario.lock && break; done || \
-		echo "Super Mario's emulator could not be built (it takes a C++ compiler); the rest of the book works without it."; \
+	$(PIP) install --no-deps gym-super-mario-bros==7.4.0 || \
+		echo "Super Mario's game could not be fetched; the rest of the book works without it."; \
 	$(PIP) install --no-deps --no-build-isolation -e . && $(VENV) -c "import rlbook_utils.run, jupyterlab" || { \
 		echo "The set-up is not complete: mend what is named above, then run make again."; exit 1; }; \
 	printf '%s\n' "$(CURDIR)" >$(READY)

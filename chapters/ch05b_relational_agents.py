@@ -2173,6 +2173,9 @@ check("A10.1", without)
 # - [Jain and Wallace (2019)](../book/bibliography.md#jain2019) on attention that does not explain.
 #
 # ## What `make results` measures
+#
+# The book does not keep the networks that these functions train, only their runs. Before agents are looked into once more,
+# `make results ROW=A6 SEEDS=1,2,3 WRITE=1` trains them anew.
 
 
 # %% tags=["hide-input"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 BUDGETS = ("smoke", "laptop", "full")
@@ -33,9 +33,9 @@ def knob(default: float, low: float, high: float, help: str, *, step: float | No
     )
 
 
-def choice(default: str, options: Iterable[str]) -> Any:
-    """A config field that takes one of a few names; ``check_config`` guards it."""
-    return dataclasses.field(default=default, metadata={"options": tuple(options)})
+def choice(default: str, options: Collection[str]) -> Any:
+    """A config field that takes one of a few names, as ``options`` holds them then; ``check_config`` guards it."""
+    return dataclasses.field(default=default, metadata={"options": options})
 
 
 def check_config(config: Any) -> None:

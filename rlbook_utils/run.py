@@ -5,7 +5,9 @@ every unit of work. ``watch`` drives it in a notebook, the panel in the backgrou
 tests in a plain loop.
 """
 
+import ctypes
 import dataclasses
+import platform
 import signal
 import threading
 import time
@@ -25,6 +27,10 @@ from rlbook_utils.checkpoint import as_tensors, load_checkpoint, resume, save_ch
 from rlbook_utils.numbers import number
 
 torch.set_num_threads(1)  # the book's networks are small: a second thread costs more than it brings
+if platform.libc_ver()[0] == "glibc":
+    # Freed pages stay with us: to map large arrays anew at every update costs a third of its time.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-3, 1 << 28), libc.mallopt(-1, 1 << 30)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 class Progress(NamedTuple):

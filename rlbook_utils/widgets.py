@@ -84,11 +84,13 @@ def _stack(images: Sequence[bytes], start: int) -> widgets.Stack:
 
 
 class Panel:
-    """Sliders for a config, and *Train*, *Stop*, *Reset*; training runs in a thread, so the page stays alive.
+    """Dials for a config, and *Train*, *Stop*, *Reset*; training runs in a thread, so the page stays alive.
 
     train: ``train(config, seed, state=None)``, a training generator. config: a frozen dataclass whose ``knob``
-    fields become sliders. *Stop* keeps what was learned; *Train* with the same settings continues it.
-    The finished curves of earlier settings stay behind the new one, for comparison.
+    fields become sliders, ``choice`` fields menus and true-or-false fields boxes to tick. *Stop* keeps what was
+    learned; *Train* with the same settings continues it.
+    The finished curves of earlier settings stay behind the new one, for comparison. curve: metric, floor and
+    floor_label of ``live_curve``.
     """
 
     def __init__(
@@ -96,20 +98,19 @@ class Panel:
         train: Callable[..., Iterator[Progress]],
         config: Any,
         *,
-        metric: str | None = None,
-        floor: float | None = None,
         preview: bytes = b"",
+        **curve: Any,
     ) -> None:
-        self.train, self.default, self.metric, self.floor = train, config, metric, floor
+        self.train, self.default, self.curve = train, config, curve
         self.run = Run()
         self.earlier: list[Run] = []
         self._trained: tuple | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.sliders = {
-            f.name: _slider(f, getattr(config, f.name))
+        self.dials = {
+            f.name: _dial(f, getattr(config, f.name))
             for f in dataclasses.fields(config)
-            if "low" in f.metadata
+            if f.metadata or isinstance(getattr(config, f.name), bool)
         }
         self.seed = widgets.BoundedIntText(
             value=0, min=0, max=2**31 - 1, description="seed", style=_WIDE
@@ -125,7 +126,7 @@ class Panel:
         self.stop_button.on_click(lambda _: self.stop())
         self.reset_button.on_click(lambda _: self.reset())
         buttons = widgets.HBox([self.train_button, self.stop_button, self.reset_button])
-        live = widgets.VBox([*self.sliders.values(), self.seed, buttons, self.status])
+        live = widgets.VBox([*self.dials.values(), self.seed, buttons, self.status])
         live.add_class("rlbook-live")
         note = widgets.HTML(
             _BOOK_NOTE.format(
@@ -135,13 +136,13 @@ class Panel:
         self.widget = widgets.VBox([live, note, self.picture])
 
     def config(self) -> Any:
-        """The config that the sliders say."""
+        """The config that the dials say."""
         return dataclasses.replace(
-            self.default, **{name: slider.value for name, slider in self.sliders.items()}
+            self.default, **{name: dial.value for name, dial in self.dials.items()}
         )
 
     def start(self) -> None:
-        """Train with the sliders' settings, from where a stopped run of the same settings ended."""
+        """Train with the dials' settings, from where a stopped run of the same settings ended."""
         if self._thread and self._thread.is_alive():
             return
         wanted = (self.config(), self.seed.value)
@@ -166,12 +167,12 @@ class Panel:
             self._thread.join(timeout)
 
     def reset(self) -> None:
-        """Stop, forget all runs and put every slider back."""
+        """Stop, forget all runs and put every dial back."""
         self.stop()
         self.wait()
         self.run, self.earlier, self._trained = Run(), [], None
-        for name, slider in self.sliders.items():
-            slider.value = getattr(self.default, name)
+        for name, dial in self.dials.items():
+            dial.value = getattr(self.default, name)
         self.status.value, self.picture.value = "Ready.", b""
 
     def _work(self, config: Any, seed: int, state: dict | None) -> None:
@@ -182,7 +183,7 @@ class Panel:
                 last = self._stop.is_set() or progress.step >= progress.total
                 if last or time.perf_counter() - drawn > 0.7:
                     self.picture.value = plots.to_png(
-                        live_curve(self.run, self.metric, self.floor, self.earlier)
+                        live_curve(self.run, earlier=self.earlier, **self.curve)
                     )
                     drawn = time.perf_counter()
                 word = "" if not last else "Done: " if self.run.finished else "Stopped: "
@@ -199,18 +200,21 @@ class Panel:
         self.train_button.disabled, self.stop_button.disabled = training, not training
 
 
-def panel(train: Callable[..., Iterator[Progress]], config: Any, *, metric: str | None = None, floor: float | None = None,
-          preview: bytes = b"") -> Panel:  # fmt: skip
+def panel(train: Callable[..., Iterator[Progress]], config: Any, *, preview: bytes = b"", **curve: Any) -> Panel:  # fmt: skip
     """Show a ``Panel`` and return it. preview: a PNG to show before the first training, and in the static book."""
-    made = Panel(train, config, metric=metric, floor=floor, preview=preview)
+    made = Panel(train, config, preview=preview, **curve)
     show(made.widget, preview)
     return made
 
 
-def _slider(field: dataclasses.Field, value: float) -> widgets.Widget:
-    low, high, step = field.metadata["low"], field.metadata["high"], field.metadata["step"]
-    common = {"description": field.name.replace("_", " "), "tooltip": field.metadata["help"],
+def _dial(field: dataclasses.Field, value: float | str) -> widgets.Widget:
+    common = {"description": field.name.replace("_", " "), "tooltip": field.metadata.get("help", ""),
               "style": _WIDE, "layout": widgets.Layout(width="30em")}  # fmt: skip
+    if "options" in field.metadata:
+        return widgets.Dropdown(options=tuple(field.metadata["options"]), value=value, **common)
+    if isinstance(value, bool):
+        return widgets.Checkbox(value=value, indent=False, **common)
+    low, high, step = field.metadata["low"], field.metadata["high"], field.metadata["step"]
     if isinstance(value, int):
         return widgets.IntSlider(value=value, min=low, max=high, step=step or 1, **common)
     return widgets.FloatSlider(

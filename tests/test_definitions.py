@@ -73,7 +73,7 @@ import sys
 for name in {blocked}:
     sys.modules[name] = None
 from rlbook_utils.definitions import load_chapter
-load_chapter("ch03_curiosity").train_curious, load_chapter("ch03_curiosity").train_sparse
+load_chapter("ch03b_mario").train_curious, load_chapter("ch03_curiosity").train_sparse
 load_chapter("ch06_policy_optimisation").train_ppo, load_chapter("ch06_policy_optimisation").train_body
 load_chapter("ch01_evolution").evolve, load_chapter("ch00_foundations").train_dqn
 """

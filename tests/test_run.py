@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import platform
+import resource
 import signal
 import threading
 from dataclasses import dataclass
@@ -201,3 +203,16 @@ def test_bad_checkpoints_get_one_sentence_and_stay(tmp_path):
     path.write_bytes(b"\x80\x04pickle?")
     with pytest.raises(CheckpointError, match="cannot be read"):
         resume(path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Only glibc is told to keep pages.")
+def test_a_large_array_takes_the_pages_that_the_last_one_left() -> None:
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(4_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    found = [
+        new_pages() for _ in range(40)
+    ]  # an array is 3,906 pages; the first ones find no place that fits
+    assert sum(found[20:]) < 2 * 3906, found

@@ -13,8 +13,9 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlbook_utils import plots
-from rlbook_utils.config import check_config, knob
+from rlbook_utils.config import check_config, choice, knob
 from rlbook_utils.definitions import CHAPTERS, load_chapter
+from rlbook_utils.exercises import oracles
 from rlbook_utils.notebooks import code_hash, read_script
 from rlbook_utils.rollout import episode_returns, make_vector, spread, transitions
 from rlbook_utils.run import Progress, Run, live_curve
@@ -149,6 +150,9 @@ def test_colours_stand_out_on_light_and_dark_pages(page):
 class Config:
     generations: int = knob(60, 1, 1000, "how many")
     rate: float = knob(0.5, 0.0, 1.0, "how fast")
+    way: str = choice("straight", ("straight", "winding"))
+    twice: bool = False
+    name: str = "no dial"
 
     def __post_init__(self):
         check_config(self)
@@ -168,7 +172,7 @@ def slowly(config, seed, state=None):
 
 def test_panel_trains_stops_continues_and_resets():
     panel = Panel(slowly, Config())
-    assert set(panel.sliders) == {"generations", "rate"}
+    assert set(panel.dials) == {"generations", "rate", "way", "twice"}
     panel.start()
     while not panel.run.steps:
         time.sleep(0.01)
@@ -184,23 +188,40 @@ def test_panel_trains_stops_continues_and_resets():
     panel.wait()
     assert panel.run.steps == list(range(1, 61)) and panel.status.value.startswith("Done")
     assert panel.picture.value[:4] == b"\x89PNG"
-    panel.sliders["rate"].value = 0.25
+    panel.dials["rate"].value = 0.25
     panel.start()
     panel.wait()
     assert len(panel.earlier) == 1 and panel.run.finished
     panel.reset()
-    assert panel.sliders["rate"].value == 0.5 and not panel.run.steps and not panel.earlier
+    assert panel.dials["rate"].value == 0.5 and not panel.run.steps and not panel.earlier
+    panel.dials["way"].value, panel.dials["twice"].value = "winding", True
+    assert panel.config() == Config(way="winding", twice=True)
 
 
 def test_panel_shows_an_error_and_keeps_what_was_learned():
     panel = Panel(slowly, Config(generations=5))
     panel.start()
     panel.wait()
-    panel.sliders["rate"].value = 1.0
+    panel.dials["rate"].value = 1.0
     panel.start()
     panel.wait()
     assert "A rate of 1 never works." in panel.status.value
     assert panel.earlier[0].finished and not panel.train_button.disabled
+
+
+def test_panel_draws_the_floor_that_it_is_given(monkeypatch):
+    drawn = []
+
+    def noted(run, **how):
+        drawn.append(how)
+        return live_curve(run, **how)
+
+    monkeypatch.setattr("rlbook_utils.widgets.live_curve", noted)
+    beside = {"metric": "value", "floor": 2.0, "floor_label": "a coin"}
+    panel = Panel(slowly, Config(generations=3), **beside)
+    panel.start()
+    panel.wait()
+    assert drawn and all(how == beside | {"earlier": []} for how in drawn)
 
 
 def test_sliders_carry_every_picture_and_refuse_others():
@@ -253,3 +274,9 @@ def test_configs_are_frozen_and_say_what_they_do():
                     and field.metadata["low"] <= field.default <= field.metadata["high"]
                 )
         assert pickle.loads(pickle.dumps(dataclasses.asdict(config)))
+
+
+@pytest.mark.parametrize("exercise", oracles())
+def test_no_oracle_takes_what_is_not_a_number(exercise):
+    with pytest.raises(Exception, match=r"\S"):
+        oracles()[exercise](lambda *_, **__: float("nan"))

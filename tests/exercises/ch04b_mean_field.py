@@ -77,7 +77,7 @@ def self_consistent(answer):
         if np.isclose(found, -low, atol=1e-3):
             raise Wrong("The largest solution is asked for: the other direction.")
         raise Wrong(f"At τ = {temperature} it should be {low:.3f}; yours is {found:.3f}.")
-    if abs(float(answer(2.5))) > 1e-3:
+    if not abs(float(answer(2.5))) <= 1e-3:
         raise Wrong("At τ = 2.5 the curves tanh(2 m / τ) and m meet at 0 only.")
 
 

@@ -67,7 +67,7 @@ def surplus(answer):
         density = lambda x: x * count * stats.norm.pdf(x) * stats.norm.cdf(x) ** (count - 1)
         expected = spread * integrate.quad(density, -9, 9)[0]
         found = float(answer(count, spread))
-        if abs(found - expected) > 0.02 * spread:
+        if not abs(found - expected) <= 0.02 * spread:
             raise Wrong(
                 f"With {count} actions and a spread of {spread} it is {expected:.2f}; yours is {found:.2f}."
             )

@@ -97,7 +97,7 @@ def better(answer):
     if actions.shape != (3,) or not np.isin(actions, range(5)).all():
         raise Wrong("Three frames want three actions, each a number from 0 to 4.")
     found = chapter.play(answer, chapter.MODES["regular"], 96, np.random.default_rng(7)).returns
-    if found.mean() < careful_return() + 40:
+    if not found.mean() >= careful_return() + 40:
         raise Wrong(
             f"It gets {found.mean():.0f} points, the careful eater {careful_return():.0f}. What makes ghosts harmless?"
         )
@@ -143,7 +143,7 @@ def lucky(answer):
         ate |= ~over & (step.events[:, chapter.ATE_GHOST] > 0)
         over |= step.terminated | step.truncated
     share = ate.mean()
-    if abs(found - share) > 6 * (share / 4_000) ** 0.5:
+    if not abs(found - share) <= 6 * (share / 4_000) ** 0.5:
         more = (
             "Count each episode once, and nothing that follows its end. " if found > share else ""
         )

@@ -52,7 +52,7 @@ def landing(answer):
         raise Wrong(
             "Some land outside of the court: fold the column back, once for each wall it meets."
         )
-    if off.max() > 0.05:
+    if not off.max() <= 0.05:
         ball = int(off.argmax())
         raise Wrong(
             f"Ball {ball} lands in column {wanted[ball]:.1f}, not {found[ball]:.1f}. It may bounce more than once."
