@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 BOOK = Path(__file__).resolve().parent
+COPIED = (".md", ".bib", "figures", ".svg")
 JAVASCRIPT = BOOK / "_build" / "javascript" / "js"  # its parent is one of conf.py's static folders
 WANTED = {
     "@jupyter-widgets/html-manager": "dist/embed-amd.js",
@@ -79,7 +80,7 @@ def gather_pages(source: Path) -> Path:
     shutil.copytree(
         BOOK,
         source,
-        ignore=lambda _, names: [name for name in names if not name.endswith((".md", ".bib"))],
+        ignore=lambda _, names: [name for name in names if not name.endswith(COPIED)],
     )
     (source / "chapters").mkdir()
     for notebook in sorted(BOOK.parent.glob("chapters/ch*.ipynb")):

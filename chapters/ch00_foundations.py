@@ -1629,7 +1629,7 @@ PLACES = [
     # column, row, name, chapters, kind
     (0, 4, "Q-learning, DQN", "here", "off"),
     (0, 3, "double, dueling, C51,\nQR-DQN, Rainbow", "chapter 2", "off"),
-    (0, 2, "curiosity: ICM, RND", "chapter 3", "off"),
+    (0, 2, "curiosity: ICM, RND", "chapters 3, 3b", "off"),
     (0, 1, "mean-field Q", "chapters 4, 4b, 4c", "off"),
     (0, 0, "attention, hindsight", "chapters 5, 5b, 5c, 7a", "off"),
     (1, 4, "actor–critic", "here", "on"),
